@@ -1,0 +1,1 @@
+"""Events that commit with your data, and reach the broker afterwards."""

@@ -1,0 +1,37 @@
+"""Creates and upgrades the tables: `outbox migrate`, and the same for programs."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from alembic import command
+from alembic.config import Config
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+
+def upgrade(url: str | sa.URL, revision: str = "head") -> None:
+    """Bring the tables of a database to a revision, by default the newest.
+
+    Each revision is one transaction where the database has transactional DDL (PostgreSQL,
+    SQLite); running it again changes nothing.
+    """
+    command.upgrade(config(url), revision)
+
+
+def config(url: str | sa.URL) -> Config:
+    """Return Alembic's configuration for the migrations that come with this package."""
+    made = Config()
+    made.set_main_option("script_location", str(_folder()))
+    made.attributes["url"] = url
+    return made
+
+
+def _folder() -> Path:
+    """Find the migrations: inside the installed package, or beside it in a checkout."""
+    package = Path(str(files("outbox")))
+    inside = package / "migrations"
+    return inside if inside.is_dir() else package.parent / "migrations"

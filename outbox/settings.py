@@ -1,0 +1,171 @@
+"""Settings: one frozen value, read once from `outbox.toml` and the environment."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import sqlalchemy as sa
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from sqlalchemy.exc import ArgumentError
+
+from outbox.errors import ConfigurationError
+
+DEFAULT_FILE = Path("outbox.toml")
+MAX_RECORD_BYTES = 1_000_000
+"""The largest record that Kafka takes by default (1,048,588 bytes), less room for its framing."""
+
+
+class RouteSettings(BaseModel):
+    """One route: which events go where, and how. What the transport needs stands beside it."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    transport: str
+    """Name of the transport: `kafka` or `memory`."""
+    types: Annotated[list[str], Field(min_length=1)] = ["*"]
+    """Globs over the event type, for instance `["shop.order.*"]`."""
+    on_dead: Literal["park_key", "skip", "stop"] = "park_key"
+    """What follows a dead letter: later events of its key are parked behind it, or not, or the
+    route stops."""
+    start: Literal["beginning", "now"] = "beginning"
+    """Where a route that never ran starts."""
+    page_size: Annotated[int, Field(ge=1, le=50_000)] = 5_000
+    """Rows read and published at once, at most."""
+    lease_seconds: Annotated[float, Field(ge=1)] = 15.0
+    """How long a relay may be silent before another one takes the route over."""
+    retry_max_seconds: PositiveFloat = 10.0
+    """The longest wait between two attempts while the destination does not take events."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the transport itself is configured with."""
+        return dict(self.model_extra or {})
+
+
+class ConsumerSettings(BaseModel):
+    """One consumer: where it receives from, and how it handles failures."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    route: str | None = None
+    """The route whose broker it receives from; by default the first one."""
+    topics: list[str] = []
+    """By default the topics of the types that it handles."""
+    batch_size: PositiveInt = 500
+    """Events handled in one transaction, at most."""
+    max_attempts: PositiveInt = 5
+    """Attempts at one event before it becomes a dead letter."""
+    retry_max_seconds: PositiveFloat = 5.0
+    """The longest wait between two attempts."""
+    lock_timeout_seconds: PositiveFloat = 10.0
+    """How long a statement of the handler's transaction waits for a lock (PostgreSQL)."""
+
+
+class Settings(BaseSettings):
+    """Everything that an operator may set; frozen, and without a secret in its repr.
+
+    The environment wins over the file: `OUTBOX_DATABASE_URL`,
+    `OUTBOX_ROUTES__KAFKA__BOOTSTRAP_SERVERS` and so on.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="OUTBOX_", env_nested_delimiter="__", frozen=True, extra="forbid"
+    )
+
+    database_url: SecretStr
+    """SQLAlchemy URL of the database that holds the outbox."""
+    source: Annotated[str, Field(min_length=1)] = "/outbox"
+    """CloudEvents `source` of events whose producer did not set one."""
+    max_record_bytes: PositiveInt = MAX_RECORD_BYTES
+    """Data and headers of one event, at most."""
+    routes: dict[str, RouteSettings] = {}
+    consumers: dict[str, ConsumerSettings] = {}
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_url(cls, value: SecretStr) -> SecretStr:
+        try:
+            sa.make_url(value.get_secret_value())
+        except ArgumentError:
+            msg = "is no SQLAlchemy URL such as postgresql+psycopg://user@host/database"
+            raise ValueError(msg) from None
+        return value
+
+    @property
+    def url(self) -> sa.URL:
+        """The database's URL; its text hides the password."""
+        return sa.make_url(self.database_url.get_secret_value())
+
+    def route(self, name: str) -> RouteSettings:
+        """Return a route by name, or raise `ConfigurationError` that lists those there are."""
+        try:
+            return self.routes[name]
+        except KeyError:
+            known = ", ".join(self.routes) or "none"
+            msg = f"there is no route {name!r}; the settings have: {known}"
+            raise ConfigurationError(msg) from None
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Let the environment win over the file, which `load` passes as the initial values."""
+        del settings_cls, dotenv_settings, file_secret_settings
+        return env_settings, init_settings
+
+
+def load(path: Path | None = None) -> Settings:
+    """Read the settings from a TOML file and the environment.
+
+    The file is `path`, or `OUTBOX_CONFIG`, or `outbox.toml` where that exists. Raises
+    `ConfigurationError` that names the file and the setting.
+    """
+    named = path or (Path(os.environ["OUTBOX_CONFIG"]) if "OUTBOX_CONFIG" in os.environ else None)
+    file = named or DEFAULT_FILE
+    values: dict[str, Any] = {}
+    if named is not None or file.exists():
+        values = _read(file)
+    try:
+        return Settings(**values)
+    except ValidationError as exc:
+        origin = str(file) if values else "the environment"
+        raise ConfigurationError(describe(exc, origin)) from None
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        with file.open("rb") as stream:
+            return tomllib.load(stream)
+    except OSError as exc:
+        msg = f"cannot read the settings file {file}: {exc.strerror}"
+        raise ConfigurationError(msg) from exc
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        msg = f"{file} is no valid TOML: {exc}"
+        raise ConfigurationError(msg) from exc
+
+
+def describe(error: ValidationError, origin: str, prefix: str = "") -> str:
+    """Say which settings are wrong and why, without their values, which may be secret."""
+    problems = [
+        f"{prefix}{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
+        for problem in error.errors(include_input=False, include_url=False)
+    ]
+    return f"in {origin}: " + "; ".join(problems)

@@ -1,0 +1,1 @@
+"""Moves rows of the outbox to brokers."""
