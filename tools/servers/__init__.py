@@ -1,0 +1,26 @@
+"""Real servers for tests and demos, on loopback, gone when the program ends.
+
+    with postgres() as server:
+        engine = create_engine(server.url())
+
+    with kafka(properties={"auto.create.topics.enable": "false"}) as broker:
+        producer = Producer({"bootstrap.servers": broker.bootstrap_servers})
+
+A server keeps its data and its port over `stop()` or `kill()` and the next `start()`. From a shell,
+`python -m tools.servers --postgres --kafka -- COMMAND` runs a command with both at hand.
+"""
+
+from __future__ import annotations
+
+from tools.servers.kafka import KafkaServer, kafka
+from tools.servers.postgres import PostgresServer, postgres
+from tools.servers.process import ServerAbsentError, ServerError
+
+__all__ = [
+    "KafkaServer",
+    "PostgresServer",
+    "ServerAbsentError",
+    "ServerError",
+    "kafka",
+    "postgres",
+]

@@ -1,0 +1,126 @@
+"""`python -m tools.servers [--postgres] [--kafka] [-- COMMAND …]`: servers around a command.
+
+The command finds their addresses in OUTBOX_TEST_POSTGRES (a SQLAlchemy URL) and OUTBOX_TEST_KAFKA
+(host:port); an address that is already in the environment is used, and no server started for it.
+The exit code is the command's. Without a command the addresses are printed, and the servers stay
+until Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from contextlib import ExitStack, contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from tools.servers.kafka import fetch_jars, find_java, find_maven, kafka
+from tools.servers.postgres import find_binaries, postgres
+from tools.servers.process import ServerAbsentError, ServerError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from types import FrameType
+
+POSTGRES = "OUTBOX_TEST_POSTGRES"
+KAFKA = "OUTBOX_TEST_KAFKA"
+
+
+def main() -> int:
+    arguments = _parser().parse_args()
+    signal.signal(signal.SIGTERM, _leave)
+    try:
+        if arguments.fetch:
+            _fetch()
+        with ExitStack() as stack:
+            return _run(_addresses(arguments, stack), arguments.command)
+    except ServerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tools.servers", description=__doc__)
+    parser.add_argument("--postgres", action="store_true", help=f"provide {POSTGRES}")
+    parser.add_argument("--kafka", action="store_true", help=f"provide {KAFKA}")
+    parser.add_argument("--fetch", action="store_true", help="first get what is missing here")
+    parser.add_argument("command", nargs="*", metavar="COMMAND", help="what to run, after --")
+    return parser
+
+
+def _leave(_number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(128 + signal.SIGTERM)
+
+
+def _addresses(arguments: argparse.Namespace, stack: ExitStack) -> dict[str, str]:
+    found = {name: os.environ[name] for name in (POSTGRES, KAFKA) if name in os.environ}
+    if arguments.postgres and POSTGRES not in found:
+        found[POSTGRES] = stack.enter_context(postgres()).url()
+    if arguments.kafka and KAFKA not in found:
+        found[KAFKA] = stack.enter_context(kafka()).bootstrap_servers
+    return found
+
+
+def _run(addresses: dict[str, str], command: Sequence[str]) -> int:
+    if not command and not addresses:
+        return 0
+    if not command:
+        for name, value in addresses.items():
+            print(f"export {name}={shlex.quote(value)}", flush=True)
+        with suppress(KeyboardInterrupt):
+            signal.pause()
+        return 0
+    with _interrupts_ignored(), subprocess.Popen(command, env=os.environ | addresses) as child:
+        try:
+            return _exit_code(child.wait())
+        except SystemExit:
+            child.terminate()
+            return _exit_code(child.wait())
+
+
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Leave Ctrl-C to the command: the terminal sends it there as well, and we wait for its end."""
+    before = signal.signal(signal.SIGINT, lambda _number, _frame: None)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _exit_code(returned: int) -> int:
+    return returned if returned >= 0 else 128 - returned
+
+
+def _fetch() -> None:
+    """Download the jars, and install Debian's packages where we may; say what is missing else."""
+    packages: dict[str, Callable[[], object]] = {
+        "postgresql": find_binaries,
+        "default-jre-headless": find_java,
+        "maven": find_maven,
+    }
+    missing = [package for package, find in packages.items() if _is_absent(find)]
+    apt = shutil.which("apt-get")
+    if missing and apt is not None and os.geteuid() == 0:
+        print(f"installing {', '.join(missing)}", file=sys.stderr)
+        for step in (["update"], ["install", "--yes", "--no-install-recommends", *missing]):
+            subprocess.run([apt, "-qq", *step], check=True, stdout=sys.stderr)
+    find_binaries()
+    find_java()
+    fetch_jars()
+
+
+def _is_absent(find: Callable[[], object]) -> bool:
+    try:
+        find()
+    except ServerAbsentError:
+        return True
+    return False
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,187 @@
+"""A Kafka broker of one's own: one KRaft node, from the jars of Maven Central."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+from tools.servers.process import (
+    LOOPBACK,
+    ServerAbsentError,
+    ServerError,
+    ServerProcess,
+    free_port,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+_ROOT = Path(__file__).parents[2]
+_JARS = _ROOT / ".cache" / "kafka"
+_POM = _ROOT / "tools" / "kafka-pom.xml"
+_CLUSTER_ID = "b3V0Ym94LXRlc3RzLWthZg"
+_QUIET = "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"
+
+
+def fetch_jars() -> Path:
+    """Return the folder of the broker's jars, downloaded by Maven the first time (43 MB).
+
+    Raises `ServerAbsentError` without Maven, `ServerError` if the download fails.
+    """
+    if _JARS.is_dir():
+        return _JARS
+    maven = find_maven()
+    _JARS.parent.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=_JARS.parent, prefix="kafka-") as path:
+        goal = ["dependency:copy-dependencies", "-DincludeScope=runtime"]
+        done = subprocess.run(
+            [maven, "-B", "-q", "-f", _POM, *goal, f"-DoutputDirectory={path}/jars"],
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode != 0:
+            raise ServerError(f"Maven could not download Kafka:\n{done.stdout}{done.stderr}")
+        # Renamed when complete: half a download never looks like a whole one.
+        (Path(path) / "jars").rename(_JARS)
+    return _JARS
+
+
+def find_jars() -> Path:
+    """Return the folder of the jars without downloading them; raise `ServerAbsentError` if none."""
+    if not _JARS.is_dir():
+        raise ServerAbsentError(f"Kafka's jars are not in {_JARS}; download them by: make servers")
+    return _JARS
+
+
+def find_java() -> str:
+    """Return the path of `java`; raise `ServerAbsentError` if it is not on PATH."""
+    java = shutil.which("java")
+    if java is None:
+        raise ServerAbsentError(
+            "java is not on PATH; install Java 17 or newer "
+            "(Debian: apt-get install default-jre-headless)"
+        )
+    return java
+
+
+def find_maven() -> str:
+    """Return the path of `mvn`; raise `ServerAbsentError` if it is not on PATH."""
+    maven = shutil.which("mvn")
+    if maven is None:
+        raise ServerAbsentError("Maven is not on PATH; install it (Debian: apt-get install maven)")
+    return maven
+
+
+class KafkaServer:
+    """A broker on a fixed loopback port, in the plain protocol; its own controller.
+
+    Data and port outlive `stop()` and `kill()`.
+    """
+
+    def __init__(self, folder: Path, *, properties: Mapping[str, str]) -> None:
+        self.port = free_port()
+        self._folder = folder
+        self._java = [find_java(), "-Xmx512m", _QUIET, "-cp", f"{find_jars()}/*"]
+        self._settings = folder / "server.properties"
+        lines = {**_properties(self.port, free_port(), folder), **properties}
+        self._settings.write_text("".join(f"{name}={value}\n" for name, value in lines.items()))
+        self._process: ServerProcess | None = None
+        self._format()
+
+    @property
+    def bootstrap_servers(self) -> str:
+        return f"{LOOPBACK}:{self.port}"
+
+    def start(self) -> None:
+        """Return when the broker answers; raise `ServerError` with the end of its log otherwise."""
+        self._process = ServerProcess(
+            [*self._java, "kafka.Kafka", self._settings],
+            folder=self._folder,
+            log=self._folder / "kafka.log",
+            owner=None,
+        )
+        self._process.wait_until(self._is_ready, timeout_seconds=90)
+
+    def stop(self) -> None:
+        """Shut down in order; does nothing to a stopped broker."""
+        if self._process is not None:
+            self._process.stop()
+            self._process = None
+
+    def kill(self) -> None:
+        """Kill -9; the next start recovers from the log on disk."""
+        self._running().kill()
+        self._process = None
+
+    def pause(self) -> None:
+        """Freeze the broker; connections stay open and get no answer."""
+        self._running().pause()
+
+    def resume(self) -> None:
+        self._running().resume()
+
+    def _running(self) -> ServerProcess:
+        if self._process is None:
+            raise ServerError("the Kafka broker is not running; start() it first")
+        return self._process
+
+    def _is_ready(self) -> bool:
+        admin = AdminClient({"bootstrap.servers": self.bootstrap_servers, "log_level": 0})
+        try:
+            return bool(admin.list_topics(timeout=2).brokers)
+        except KafkaException:
+            return False
+
+    def _format(self) -> None:
+        tool = ["kafka.tools.StorageTool", "format", "--cluster-id", _CLUSTER_ID, "--config"]
+        done = subprocess.run(
+            [*self._java, *tool, self._settings], check=False, capture_output=True, text=True
+        )
+        if done.returncode != 0:
+            raise ServerError(f"Kafka's storage could not be formatted:\n{done.stderr}")
+
+
+def _properties(port: int, controller_port: int, folder: Path) -> dict[str, str]:
+    return {
+        "process.roles": "broker,controller",
+        "node.id": "1",
+        "controller.quorum.voters": f"1@{LOOPBACK}:{controller_port}",
+        "controller.listener.names": "CONTROLLER",
+        "listeners": f"PLAINTEXT://{LOOPBACK}:{port},CONTROLLER://{LOOPBACK}:{controller_port}",
+        "log.dirs": str(folder / "data"),
+        "num.partitions": "3",
+        "auto.create.topics.enable": "true",
+        "group.initial.rebalance.delay.ms": "0",
+        # After a kill the controller refuses the same broker until its old session has run out.
+        "broker.session.timeout.ms": "3000",
+        "broker.heartbeat.interval.ms": "500",
+        "offsets.topic.num.partitions": "4",
+        "offsets.topic.replication.factor": "1",
+        "transaction.state.log.num.partitions": "4",
+        "transaction.state.log.replication.factor": "1",
+        "transaction.state.log.min.isr": "1",
+    }
+
+
+@contextmanager
+def kafka(*, properties: Mapping[str, str] | None = None) -> Iterator[KafkaServer]:
+    """Run a new, empty broker in a temporary folder until the block ends.
+
+    `properties` are added to the broker's own, or replace them. Raises `ServerAbsentError` where
+    Java or the jars are missing, and `ServerError` if the broker does not start.
+    """
+    with tempfile.TemporaryDirectory(prefix="outbox-kafka-", ignore_cleanup_errors=True) as path:
+        server = KafkaServer(Path(path), properties=properties or {})
+        try:
+            server.start()
+            yield server
+        finally:
+            server.stop()
