@@ -153,9 +153,9 @@ outbox_incarnation = sa.Table(
     # table is unlogged: what a relay remembers of an older incarnation is then not trusted.
     "outbox_incarnation",
     metadata,
-    sa.Column("only", sa.Boolean, primary_key=True, server_default=sa.true()),
+    sa.Column("singleton", sa.Boolean, primary_key=True, server_default=sa.true()),
     sa.Column("id", UUID, nullable=False, server_default=_random_uuid()),
-    sa.CheckConstraint("only", name="outbox_incarnation_only"),
+    sa.CheckConstraint("singleton", name="outbox_incarnation_one"),
 )
 _after_create(outbox_incarnation, "ALTER TABLE outbox_incarnation SET UNLOGGED")
 
