@@ -1,0 +1,117 @@
+"""Kafka: one broker a session, topics for each test.
+
+The broker is the one at OUTBOX_TEST_KAFKA, or is started when the first test asks for it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from typing import TYPE_CHECKING, Protocol
+
+import pytest
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from tests.absence import mark, skipped_unless_ci
+from tools.servers import KafkaServer, ServerAbsentError, kafka
+from tools.servers.kafka import find_jars, find_java
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+VARIABLE = "OUTBOX_TEST_KAFKA"
+
+
+class TopicFactory(Protocol):
+    """Makes topics that are gone after the test."""
+
+    def __call__(self, partitions: int = 3, **config: str) -> str:
+        """Create a topic and return its name once every partition has a leader.
+
+        `config` takes the broker's names with underscores: `cleanup_policy="compact"`.
+        """
+        ...
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    mark(items, frozenset({"kafka_server", "own_kafka"}), "kafka")
+
+
+def pytest_report_header() -> str:
+    given = os.environ.get(VARIABLE)
+    if given:
+        return f"kafka: {given}"
+    try:
+        find_java()
+        return f"kafka: started when needed, from {find_jars()}"
+    except ServerAbsentError:
+        return "kafka: absent"
+
+
+@pytest.fixture(scope="session")
+def kafka_server() -> Iterator[str]:
+    """The address (host:port) of the session's broker; tests share it, so none may stop it."""
+    given = os.environ.get(VARIABLE)
+    if given:
+        yield given
+        return
+    with skipped_unless_ci():
+        find_java()
+        find_jars()
+    with kafka() as server:
+        yield server.bootstrap_servers
+
+
+@pytest.fixture
+def bootstrap_servers(kafka_server: str) -> str:
+    """The address of the broker, by librdkafka's name for it."""
+    return kafka_server
+
+
+@pytest.fixture
+def new_topic(kafka_server: str) -> Iterator[TopicFactory]:
+    """A factory of topics with names of their own, deleted after the test."""
+    admin = AdminClient({"bootstrap.servers": kafka_server})
+    made: list[str] = []
+
+    def create(partitions: int = 3, **config: str) -> str:
+        name = f"outbox-test-{uuid.uuid4().hex}"
+        settings = {key.replace("_", "."): value for key, value in config.items()}
+        topic = NewTopic(name, num_partitions=partitions, replication_factor=1, config=settings)
+        admin.create_topics([topic])[name].result()
+        made.append(name)
+        _await_leaders(admin, name, partitions)
+        return name
+
+    yield create
+    if made:
+        for deleted in admin.delete_topics(made).values():
+            deleted.result()
+
+
+@pytest.fixture
+def kafka_topic(new_topic: TopicFactory) -> str:
+    """A topic with three partitions."""
+    return new_topic()
+
+
+@pytest.fixture
+def own_kafka() -> Iterator[KafkaServer]:
+    """A broker of the test's own, to stop, kill and freeze."""
+    with skipped_unless_ci():
+        find_java()
+        find_jars()
+    with kafka() as server:
+        yield server
+
+
+def _await_leaders(admin: AdminClient, topic: str, partitions: int) -> None:
+    deadline = time.monotonic() + 30
+    while True:
+        known = admin.list_topics(topic, timeout=10).topics[topic].partitions.values()
+        if len(known) == partitions and all(partition.leader >= 0 for partition in known):
+            return
+        assert time.monotonic() < deadline, f"{topic} has no leaders after 30 s"
+        time.sleep(0.02)

@@ -1,0 +1,107 @@
+"""PostgreSQL: one server a session, a migrated database for each test.
+
+The server is the one at OUTBOX_TEST_POSTGRES, or is started when the first test asks for it.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+import sqlalchemy as sa
+
+from outbox.migration import upgrade
+from tests.absence import mark, skipped_unless_ci
+from tests.pool import assert_all_given_back
+from tools.servers import PostgresServer, ServerAbsentError, postgres
+from tools.servers.postgres import find_binaries
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+VARIABLE = "OUTBOX_TEST_POSTGRES"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    mark(items, frozenset({"postgres_server", "own_postgres"}), "postgres")
+
+
+def pytest_report_header() -> str:
+    given = os.environ.get(VARIABLE)
+    if given:
+        return f"postgres: {sa.make_url(given).render_as_string(hide_password=True)}"
+    try:
+        return f"postgres: started when needed, from {find_binaries()}"
+    except ServerAbsentError:
+        return "postgres: absent"
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[sa.URL]:
+    """The session's server; tests share it, so none of them may stop it."""
+    given = os.environ.get(VARIABLE)
+    if given:
+        yield sa.make_url(given)
+        return
+    with skipped_unless_ci():
+        find_binaries()
+    with postgres() as server:
+        yield sa.make_url(server.url())
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres_server: sa.URL) -> Iterator[str]:
+    """The name of a migrated database that tests clone."""
+    with _database(postgres_server, "outbox_template") as url:
+        upgrade(url)
+        yield url.database or ""
+
+
+@pytest.fixture
+def postgres_url(postgres_server: sa.URL, postgres_template: str) -> Iterator[str]:
+    """The URL of a migrated database of the test's own."""
+    with _database(postgres_server, "outbox_test", template=postgres_template) as url:
+        yield url.render_as_string(hide_password=False)
+
+
+@pytest.fixture
+def postgres_empty_url(postgres_server: sa.URL) -> Iterator[str]:
+    """The URL of a database of the test's own that has no tables."""
+    with _database(postgres_server, "outbox_empty") as url:
+        yield url.render_as_string(hide_password=False)
+
+
+@pytest.fixture
+def postgres_engine(postgres_url: str) -> Iterator[sa.Engine]:
+    """An engine on a migrated database; the test must give back every connection."""
+    engine = sa.create_engine(postgres_url)
+    yield engine
+    assert_all_given_back(engine)
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[PostgresServer]:
+    """A server of the test's own, to stop, kill and freeze; its `postgres` database is empty."""
+    with skipped_unless_ci():
+        find_binaries()
+    with postgres() as server:
+        yield server
+
+
+@contextmanager
+def _database(server: sa.URL, prefix: str, *, template: str = "template1") -> Iterator[sa.URL]:
+    name = f"{prefix}_{uuid.uuid4().hex}"
+    _administer(server, f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+    try:
+        yield server.set(database=name)
+    finally:
+        _administer(server, f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+def _administer(server: sa.URL, statement: str) -> None:
+    engine = sa.create_engine(server, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        connection.exec_driver_sql(statement)
