@@ -11,8 +11,7 @@ import uuid
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
-from confluent_kafka.admin import AdminClient
-from confluent_kafka.cimpl import NewTopic
+from confluent_kafka.admin import AdminClient, NewTopic
 
 from tests.absence import mark, skipped_unless_ci
 from tools.servers import KafkaServer, ServerAbsentError, kafka

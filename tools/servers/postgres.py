@@ -97,7 +97,7 @@ class PostgresServer:
         """Return when the server answers; raise `ServerError` with the end of its log otherwise."""
         options = (f"--{name}={value}" for name, value in self._settings.items())
         self._process = ServerProcess(
-            [self._binaries / "postgres", "-D", self._data, *options],
+            [self._binaries / "postgres", "-D", self.data, *options],
             folder=self._folder,
             log=self._folder / "postgres.log",
             owner=self._owner,
@@ -123,7 +123,7 @@ class PostgresServer:
         self._running().resume()
 
     @property
-    def _data(self) -> Path:
+    def data(self) -> Path:
         return self._folder / "data"
 
     def _running(self) -> ServerProcess:
@@ -141,7 +141,7 @@ class PostgresServer:
     def _create_data(self) -> None:
         made = subprocess.run(
             [
-                *(self._binaries / "initdb", "--pgdata", self._data, "--username", _SUPERUSER),
+                *(self._binaries / "initdb", "--pgdata", self.data, "--username", _SUPERUSER),
                 *("--auth", "trust", "--encoding", "UTF8", "--locale", "C.UTF-8", "--no-sync"),
             ],
             check=False,
