@@ -36,3 +36,45 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/python
 
 .PHONY: install
 install: $(VENV)/.dev ## make .venv with the package (editable) and the development tools
+
+.PHONY: demo
+demo: $(VENV)/.runtime ## the main job on SQLite and memory; needs Python alone
+	@$(BIN)/outbox demo
+
+.PHONY: demo-kafka
+demo-kafka: $(VENV)/.runtime ## the same on a real PostgreSQL and a real Kafka
+	@$(BIN)/python -m tools.servers --fetch --postgres --kafka -- $(BIN)/outbox demo --kafka
+
+.PHONY: servers
+servers: $(VENV)/.runtime ## get what the test servers need: Kafka's jars, and Debian's packages when root
+	@$(BIN)/python -m tools.servers --fetch
+
+.PHONY: lint
+lint: $(VENV)/.dev ## ruff, the formatter's check, mypy --strict
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+
+.PHONY: test
+test: $(VENV)/.dev servers ## all tests but the slow ones, on real servers (PYTEST_ARGS adds arguments)
+	@$(BIN)/pytest -m "not slow" $(PYTEST_ARGS)
+
+.PHONY: test-full
+test-full: $(VENV)/.dev servers ## all tests
+	@$(BIN)/pytest $(PYTEST_ARGS)
+
+.PHONY: coverage
+coverage: $(VENV)/.dev servers ## tests with branch coverage of outbox/ and relay/
+	@$(BIN)/pytest -m "not slow" --cov --cov-report=term $(PYTEST_ARGS)
+
+.PHONY: bench
+bench: $(VENV)/.dev ## measurements beside a hand-written ceiling, on real servers
+	@$(BIN)/python -m tools.servers --fetch --postgres --kafka -- $(BIN)/python -m benchmarks.relay_drain
+
+.PHONY: clean
+clean: ## remove what the other targets made
+	rm -rf $(VENV) .cache .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# `make lint test` lints first, so that the last line is the tests' summary.
+.NOTPARALLEL:
