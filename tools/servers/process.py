@@ -21,7 +21,7 @@ LOOPBACK = "127.0.0.1"
 _PORTS = range(15_000, 30_000)
 
 # Waits until its input closes, which happens when our process ends, however it ends.
-_WATCHDOG = 'cat >/dev/null; kill -s KILL -- "-$1" 2>/dev/null; rm -rf -- "$2"'
+_WATCHDOG = 'read -r _; kill -s KILL -- "-$1" 2>/dev/null; rm -rf -- "$2"'
 
 
 class ServerError(RuntimeError):
