@@ -12,6 +12,7 @@ OutboxError
 ├── TransientError                  wait and try again; nothing is lost meanwhile
 │   ├── BrokerUnavailableError      … the broker does not answer
 │   ├── DestinationRefusedError     … it refuses everything: a topic or right is missing
+│   ├── HeldBackError               … an earlier event of its key has to be settled first
 │   └── LeaseLostError              … another relay holds the route, or its position was moved
 └── PermanentError                  set this one event aside: it can never succeed
     ├── RecordRefusedError          … the destination can never take this record
@@ -70,6 +71,10 @@ class DestinationRefusedError(TransientError):
 
     No event is at fault, so none becomes a dead letter; an operator has to act.
     """
+
+
+class HeldBackError(TransientError):
+    """An earlier event of its key was not published, so this one was not sent either."""
 
 
 class LeaseLostError(TransientError):

@@ -49,11 +49,14 @@ class Publisher(Protocol):
     def publish(self, batch: Sequence[Envelope], /) -> Sequence[Outcome]:
         """Return one outcome for each envelope, in order, once each is settled.
 
-        Envelopes of one partition key reach the broker in the order of the batch, and none of
-        them passes an earlier one of its key whose outcome is `Retry`. It is not atomic: some
-        may be stored and others not. It returns within the time-out that it was made with, an
-        outage included: then with `Retry` for what the broker did not confirm, which may still
-        have been stored. It raises `ConfigurationError` where no retry could ever help.
+        Envelopes of one partition key reach the broker in the order of the batch. Behind one
+        that is `Retry` or `Dead`, later ones of its key are `Retry`: the caller may publish them
+        again, or set them aside. They were not sent (`HeldBackError`), unless the broker itself
+        refused or lost the earlier one: then they may have been stored, and come again.
+        It is not atomic: some may be stored and others not. It returns within the time-out that
+        it was made with, an outage included: then with `Retry` for what the broker did not
+        confirm, which may still have been stored. It raises `ConfigurationError` where no retry
+        could ever help.
         """
         ...
 
@@ -104,7 +107,8 @@ class Subscriber(Protocol):
 
         Deliveries are acknowledged in the order in which they were received. An acknowledgement
         that comes too late, because the group gave their partition to another member, is
-        logged and dropped: they may come again there.
+        logged and dropped: they may come again there. One that the broker cannot take now is
+        logged, kept and sent with the next call; until then they may come again.
         """
         ...
 
