@@ -1,0 +1,405 @@
+"""Dead letters: events given up, and those parked behind them, kept until someone decides.
+
+A letter belongs to a stage (`relay` or `consumer`) and its owner (the route or the consumer).
+
+    dead ──request──▶ requested ──▶ replayed          unresolved: dead, parked, requested
+     ▲ ▲                  │                           resolved:   replayed, discarded
+     │ └───fails again────┘
+     └─────fails again── parked ──▶ replayed          any unresolved one ──discard──▶ discarded
+
+Letters of one partition key are tried again in the order in which they were recorded. A parked one
+is tried as soon as no letter stands before it; a dead one only when it is requested. Every
+function works inside the caller's transaction.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from outbox import clock, codec
+from outbox.envelope import Envelope
+from outbox.table import outbox_dead_letter as letters
+from outbox.transport import Message
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+    from datetime import datetime
+
+Stage = Literal["relay", "consumer"]
+Status = Literal["dead", "parked", "requested", "replayed", "discarded"]
+
+UNRESOLVED: Final[frozenset[Status]] = frozenset({"dead", "parked", "requested"})
+CHUNK: Final = 1_000
+"""Values in one statement, at most: databases limit their number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What `record` makes a letter of: an envelope, or a message that is no event."""
+
+    content: Envelope | Message
+    reason: str
+    status: Literal["dead", "parked"] = "dead"
+    attempt_count: int = 1
+    """Attempts made since it was last recorded; 0 for a parked one."""
+    place: str | None = None
+    """Where a consumer found it; required for a message, which has no other identity."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Letter:
+    """One event, or undecodable message, set aside."""
+
+    id: int
+    stage: Stage
+    owner: str
+    status: Status
+    reason: str
+    attempt_count: int
+    first_failed_at: datetime
+    last_failed_at: datetime
+    resolved_at: datetime | None
+    note: str | None
+    place: str | None
+    content: Envelope | Message
+
+    @property
+    def envelope(self) -> Envelope | None:
+        """The event; None where the message could not be decoded."""
+        return self.content if isinstance(self.content, Envelope) else None
+
+    @property
+    def partition_key(self) -> str | None:
+        """The key whose later events wait behind this letter; None where none do."""
+        return self.content.partition_key if isinstance(self.content, Envelope) else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filter:
+    """Which letters are meant; every condition given has to hold."""
+
+    ids: Collection[int] | None = None
+    stage: Stage | None = None
+    owner: str | None = None
+    statuses: Collection[Status] = UNRESOLVED
+    type: str | None = None
+    partition_key: str | None = None
+
+    def conditions(self) -> list[sa.ColumnElement[bool]]:
+        """Return the conditions as SQL."""
+        equal = {
+            letters.c.stage: self.stage,
+            letters.c.owner: self.owner,
+            letters.c.type: self.type,
+            letters.c.partition_key: self.partition_key,
+        }
+        found = [column == value for column, value in equal.items() if value is not None]
+        found.append(letters.c.status.in_(sorted(self.statuses)))
+        if UNRESOLVED.issuperset(self.statuses):
+            found.append(letters.c.resolved_at.is_(None))
+        if self.ids is not None:
+            found.append(letters.c.id.in_(list(self.ids)))
+        return found
+
+
+def record(
+    connection: sa.Connection, stage: Stage, owner: str, failures: Sequence[Failure]
+) -> None:
+    """Write a letter for each failure, in this order.
+
+    An event that has a letter already gets no second one: its attempts are added up and it is
+    dead or parked again, at its old place where it was unresolved, else as the newest.
+    """
+    if not failures:
+        return
+    rows = [_row(stage, owner, failure) for failure in failures]
+    _reopen(connection, stage, owner, rows)
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    statement = insert(letters)
+    new = statement.excluded
+    connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=["stage", "owner", "source", "event_id"],
+            set_={
+                "status": new.status,
+                "reason": new.reason,
+                "attempt_count": letters.c.attempt_count + new.attempt_count,
+                "last_failed_at": clock.now(),
+                "resolved_at": sa.null(),
+                "note": sa.null(),
+                "place": new.place,
+            },
+        ),
+        rows,
+    )
+
+
+def _reopen(connection: sa.Connection, stage: str, owner: str, rows: list[dict[str, Any]]) -> None:
+    """Take resolved letters of these events out, and carry their history over to the new ones."""
+    by_event = {(row["source"], row["event_id"]): row for row in rows}
+    names = list(by_event)
+    for start in range(0, len(names), CHUNK):
+        removed = connection.execute(
+            sa.delete(letters)
+            .where(letters.c.stage == stage, letters.c.owner == owner)
+            .where(letters.c.resolved_at.is_not(None))
+            .where(
+                sa.tuple_(letters.c.source, letters.c.event_id).in_(names[start : start + CHUNK])
+            )
+            .returning(letters.c.source, letters.c.event_id, letters.c.attempt_count)
+        )
+        for source, event_id, attempt_count in removed:
+            by_event[source, event_id]["attempt_count"] += attempt_count
+
+
+def blocked_keys(
+    connection: sa.Connection, stage: Stage, owner: str, keys: Collection[str] | None = None
+) -> set[str]:
+    """Return those of the keys, by default of all, that have an unresolved letter."""
+    query = (
+        sa.select(letters.c.partition_key)
+        .distinct()
+        .where(*_unresolved(letters, stage, owner), letters.c.partition_key.is_not(None))
+    )
+    if keys is None:
+        return set(connection.scalars(query))
+    asked = list(keys)
+    return {
+        key
+        for start in range(0, len(asked), CHUNK)
+        for key in connection.scalars(
+            query.where(letters.c.partition_key.in_(asked[start : start + CHUNK]))
+        )
+    }
+
+
+def ready(
+    connection: sa.Connection,
+    stage: Stage,
+    owner: str,
+    limit: int,
+    *,
+    lock: bool = False,
+    heads_only: bool = True,
+) -> list[Letter]:
+    """Return the letters to be tried again now, in order.
+
+    They are the first unresolved letter of each key where it is requested or parked, and each
+    requested letter without a key. Without `heads_only`, those that follow the first come too, up
+    to the next dead one of the key. With `lock`, rows that another transaction has locked are
+    left out on PostgreSQL, and those returned stay locked.
+    """
+    earlier = letters.alias("earlier")
+    before = (
+        sa.select(sa.literal(1))
+        .where(*_unresolved(earlier, stage, owner))
+        .where(earlier.c.partition_key == letters.c.partition_key, earlier.c.id < letters.c.id)
+    )
+    if not heads_only:
+        before = before.where(earlier.c.status == "dead")
+    query = (
+        sa.select(letters)
+        .where(letters.c.stage == stage, letters.c.owner == owner, letters.c.resolved_at.is_(None))
+        .where(letters.c.status.in_(["requested", "parked"]))
+        .where(sa.or_(letters.c.type.is_(None), ~before.exists()))
+        .order_by(letters.c.id)
+        .limit(limit)
+    )
+    if lock:
+        query = query.with_for_update(skip_locked=True, of=letters)
+    return [_letter(row) for row in connection.execute(query)]
+
+
+def resolve(
+    connection: sa.Connection,
+    ids: Collection[int],
+    status: Literal["replayed", "discarded"] = "replayed",
+    note: str | None = None,
+) -> int:
+    """Close unresolved letters; return how many."""
+    values = {"status": status, "note": note, "resolved_at": clock.now()}
+    return _update(connection, Filter(ids=ids), values)
+
+
+def fail_again(connection: sa.Connection, id: int, reason: str) -> int:  # noqa: A002  # its name
+    """Make an unresolved letter dead after one more attempt; return 0 where it was closed."""
+    values = {
+        "status": "dead",
+        "reason": reason,
+        "attempt_count": letters.c.attempt_count + 1,
+        "last_failed_at": clock.now(),
+    }
+    return _update(connection, Filter(ids=[id]), values)
+
+
+def request(connection: sa.Connection, which: Collection[int] | Filter) -> int:
+    """Ask for dead or discarded letters to be tried again; return how many.
+
+    A filter that names no statuses means the unresolved ones. Parked letters need no request:
+    they follow as soon as nothing stands before them.
+    """
+    chosen = which if isinstance(which, Filter) else Filter(ids=which, statuses=_REQUESTABLE)
+    values = {"status": "requested", "resolved_at": sa.null(), "note": sa.null()}
+    return _update(connection, chosen, values, letters.c.status.in_(_REQUESTABLE))
+
+
+_REQUESTABLE: Final[tuple[Status, ...]] = ("dead", "discarded")
+
+
+def discard(connection: sa.Connection, which: Collection[int] | Filter, note: str) -> int:
+    """Give unresolved letters up for good, and say why; return how many."""
+    chosen = which if isinstance(which, Filter) else Filter(ids=which)
+    values = {"status": "discarded", "note": note, "resolved_at": clock.now()}
+    return _update(connection, chosen, values, letters.c.resolved_at.is_(None))
+
+
+def find(connection: sa.Connection, which: Filter, limit: int) -> list[Letter]:
+    """Return letters, oldest first."""
+    query = sa.select(letters).where(*which.conditions()).order_by(letters.c.id).limit(limit)
+    return [_letter(row) for row in connection.execute(query)]
+
+
+def get(connection: sa.Connection, id: int) -> Letter | None:  # noqa: A002  # its name
+    """Return a letter, or None where there is none of this id."""
+    row = connection.execute(sa.select(letters).where(letters.c.id == id)).one_or_none()
+    return None if row is None else _letter(row)
+
+
+def count(connection: sa.Connection, which: Filter) -> int:
+    """Count letters."""
+    query = sa.select(sa.func.count()).select_from(letters).where(*which.conditions())
+    return connection.scalar(query) or 0
+
+
+def tally(connection: sa.Connection, stage: Stage) -> dict[tuple[str, Status], int]:
+    """Count the unresolved letters of a stage by owner and status."""
+    query = (
+        sa.select(letters.c.owner, letters.c.status, sa.func.count())
+        .where(letters.c.stage == stage, letters.c.resolved_at.is_(None))
+        .group_by(letters.c.owner, letters.c.status)
+    )
+    return {(owner, status): number for owner, status, number in connection.execute(query)}
+
+
+def _update(
+    connection: sa.Connection,
+    which: Filter,
+    values: dict[str, Any],
+    *conditions: sa.ColumnElement[bool],
+) -> int:
+    found = 0
+    ids = None if which.ids is None else list(which.ids)
+    chunks = [ids] if ids is None else [ids[at : at + CHUNK] for at in range(0, len(ids), CHUNK)]
+    for chunk in chunks:
+        where = replace(which, ids=chunk).conditions()
+        statement = sa.update(letters).where(*where, *conditions).values(values)
+        found += connection.execute(statement).rowcount
+    return found
+
+
+def _unresolved(table: sa.FromClause, stage: str, owner: str) -> tuple[sa.ColumnElement[bool], ...]:
+    """Select the unresolved letters of events; what is no event has no key to keep in order."""
+    return (
+        table.c.stage == stage,
+        table.c.owner == owner,
+        table.c.resolved_at.is_(None),
+        table.c.type.is_not(None),
+    )
+
+
+def _row(stage: str, owner: str, failure: Failure) -> dict[str, Any]:
+    common = {
+        "stage": stage,
+        "owner": owner,
+        "status": failure.status,
+        "reason": failure.reason,
+        "attempt_count": failure.attempt_count,
+        "place": failure.place,
+        "data": failure.content.data,
+        "topic": failure.content.topic,
+    }
+    if isinstance(failure.content, Envelope):
+        return common | _event_columns(failure.content)
+    return common | _message_columns(failure.content, failure.place)
+
+
+def _event_columns(envelope: Envelope) -> dict[str, Any]:
+    return {
+        "event_id": envelope.id,
+        "source": envelope.source or "",
+        "type": envelope.type,
+        "version": envelope.version,
+        "subject": envelope.subject,
+        "partition_key": envelope.partition_key,
+        "time": envelope.time,
+        "content_type": envelope.content_type,
+        "headers": codec.stored_headers(envelope),
+        "sequence": envelope.sequence,
+    }
+
+
+def _message_columns(message: Message, place: str | None) -> dict[str, Any]:
+    if place is None:
+        msg = "a message that is no event is known by its place; give one"
+        raise ValueError(msg)
+    empty = ("version", "subject", "time", "content_type", "sequence")
+    return {
+        **dict.fromkeys(empty),
+        "event_id": place,
+        "source": "",
+        "type": None,
+        "partition_key": None if message.key is None else _readable(message.key),
+        "headers": {name: _readable(value) for name, value in message.headers},
+    }
+
+
+def _readable(raw: bytes) -> str:
+    """Show bytes as text; PostgreSQL's text takes no zero byte."""
+    return raw.decode(errors="backslashreplace").replace("\0", "\\x00")
+
+
+def _letter(row: sa.Row[Any]) -> Letter:
+    return Letter(
+        id=row.id,
+        stage=row.stage,
+        owner=row.owner,
+        status=row.status,
+        reason=row.reason,
+        attempt_count=row.attempt_count,
+        first_failed_at=row.first_failed_at,
+        last_failed_at=row.last_failed_at,
+        resolved_at=row.resolved_at,
+        note=row.note,
+        place=row.place,
+        content=_message(row) if row.type is None else _envelope(row),
+    )
+
+
+def _envelope(row: sa.Row[Any]) -> Envelope:
+    return codec.from_row(
+        row.sequence,
+        row.event_id,
+        row.source or None,
+        row.type,
+        row.version,
+        row.subject,
+        row.partition_key,
+        row.topic,
+        row.time,
+        row.content_type,
+        row.data,
+        row.headers,
+    )
+
+
+def _message(row: sa.Row[Any]) -> Message:
+    return Message(
+        topic=row.topic or "",
+        key=None if row.partition_key is None else row.partition_key.encode(),
+        headers=[(name, value.encode()) for name, value in row.headers.items()],
+        data=bytes(row.data),
+    )
