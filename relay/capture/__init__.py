@@ -8,9 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from outbox.errors import ConfigurationError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
+
+    import sqlalchemy as sa
 
     from outbox.envelope import Envelope
 
@@ -91,3 +95,24 @@ class Capture(Protocol):
     def close(self) -> None:
         """Give the connection back; idempotent."""
         ...
+
+
+def open_capture(engine: sa.Engine) -> Capture:
+    """Return the capture for the kind of database behind an engine; connects at its first call.
+
+    Raises `ConfigurationError` for a kind that has none.
+    """
+    match engine.dialect.name:
+        case "postgresql":
+            from relay.capture.snapshot import SnapshotCapture  # noqa: PLC0415  # needs psycopg
+
+            return SnapshotCapture(engine)
+        case "sqlite":
+            from relay.capture.serial import SerialCapture  # noqa: PLC0415  # as above, needs none
+
+            return SerialCapture(engine)
+        case other:
+            raise ConfigurationError(
+                f"the relay cannot read events from {other}; database_url has to start with"
+                " postgresql+psycopg:// or sqlite://"
+            )

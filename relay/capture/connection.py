@@ -1,0 +1,129 @@
+"""The connection that PostgreSQL is read on, and the one place where its errors become ours."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+import psycopg
+
+from outbox.errors import ConfigurationError, DatabaseUnavailableError
+from relay.sql import statements
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    import sqlalchemy as sa
+
+SQL: Final = statements("capture")
+
+
+class ReadConnection:
+    """One connection, opened when it is needed and again after it was lost.
+
+    It is in autocommit mode, because a statement in a transaction with an id of its own does not
+    see that id as ended; and nothing is prepared on it, because a plan for any position is slow,
+    and a connection pooler may give each statement another session.
+    """
+
+    def __init__(self, engine: sa.Engine) -> None:
+        """Connect as the engine does, but outside its pool."""
+        self._pool = engine.pool.recreate()
+        self._name = engine.url.render_as_string(hide_password=True)
+        self._connection: psycopg.Connection[Any] | None = None
+
+    def rows(
+        self, name: str, parameters: Mapping[str, object] | None = None
+    ) -> list[tuple[Any, ...]]:
+        """Run a named statement and return its rows; see `Capture` for what is raised."""
+        with self._errors():
+            return _rows(self._open(), name, parameters)
+
+    def run(self, name: str) -> None:
+        """Run a named statement that returns no rows."""
+        with self._errors():
+            self._open().execute(SQL[name])
+
+    def close(self) -> None:
+        """Close the connection; the next statement opens another one."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def _open(self) -> psycopg.Connection[Any]:
+        if self._connection is None:
+            self._connection = self._connect()
+            self._check(self._connection)
+        return self._connection
+
+    def _connect(self) -> psycopg.Connection[Any]:
+        pooled = self._pool.connect()
+        connection = pooled.driver_connection
+        pooled.detach()
+        if not isinstance(connection, psycopg.Connection):
+            pooled.close()
+            raise ConfigurationError(
+                f"the relay reads PostgreSQL by psycopg 3, not by {type(connection).__module__}:"
+                " let database_url start with postgresql+psycopg://"
+            )
+        connection.rollback()
+        connection.autocommit = True
+        connection.prepare_threshold = None
+        return connection
+
+    def _check(self, connection: psycopg.Connection[Any]) -> None:
+        """Raise `ConfigurationError` unless numbers on this server mean what the capture needs."""
+        if _rows(connection, "is_standby")[0][0]:
+            raise self._standby()
+        for cache, increment, cycle, sequence in _rows(connection, "numbering"):
+            if (cache, increment, cycle) != (1, 1, False):
+                raise ConfigurationError(
+                    f"events of {self._name} are not numbered one by one (cache {cache},"
+                    f" increment {increment}, cycle {cycle}), so they could arrive out of order:"
+                    f" run `ALTER SEQUENCE {sequence} CACHE 1 INCREMENT 1 NO CYCLE`"
+                )
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Translate, and give up the connection after any error: the next call opens another."""
+        try:
+            yield
+        except psycopg.Error as exc:
+            self.close()
+            raise self._translated(exc) from exc
+        except ConfigurationError:
+            self.close()
+            raise
+
+    def _translated(self, exc: psycopg.Error) -> Exception:
+        match exc:
+            case psycopg.errors.UndefinedTable() | psycopg.errors.UndefinedColumn():
+                return ConfigurationError(
+                    f"the outbox tables of {self._name} are missing or old"
+                    f" ({exc.diag.message_primary}): run `outbox migrate`"
+                )
+            case psycopg.errors.InsufficientPrivilege():
+                return ConfigurationError(
+                    f"the relay's role may not read {self._name} ({exc.diag.message_primary}): it"
+                    " needs SELECT on outbox_event, SELECT and INSERT on outbox_incarnation, and"
+                    " EXECUTE on pg_control_system()"
+                )
+            case psycopg.errors.FeatureNotSupported() | psycopg.errors.ReadOnlySqlTransaction():
+                return self._standby()
+            case psycopg.OperationalError() | psycopg.InterfaceError():
+                return DatabaseUnavailableError(f"{self._name} does not answer: {exc}")
+            case _:
+                return exc
+
+    def _standby(self) -> ConfigurationError:
+        return ConfigurationError(
+            f"{self._name} is a standby or read-only: let database_url point to the primary,"
+            " because a standby does not tell which transactions are still running"
+        )
+
+
+def _rows(
+    connection: psycopg.Connection[Any], name: str, parameters: Mapping[str, object] | None = None
+) -> list[tuple[Any, ...]]:
+    with connection.cursor(binary=True) as cursor:
+        return cursor.execute(SQL[name], parameters).fetchall()

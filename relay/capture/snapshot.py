@@ -1,0 +1,201 @@
+"""Capture on PostgreSQL: by a floor and a snapshot (see `position`; the statement tells how)."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass, replace
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+
+from outbox.errors import CaptureRestartedError, ForeignPositionError
+from relay.capture import Backlog
+from relay.capture.connection import ReadConnection
+from relay.capture.position import LatePass, Server, SnapshotPosition, read_snapshot
+from relay.capture.row import SEQ, STATE, TRANSACTION_ID, to_envelopes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import sqlalchemy as sa
+
+    from outbox.envelope import Envelope
+
+_NO_TRANSACTION: Final = 2**64 - 1
+"""No transaction has an id as high as this."""
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotPage:
+    """The rows of one read: late ones first, then fresh ones, each by number."""
+
+    envelopes: Sequence[Envelope]
+    start: SnapshotPosition
+    """Where it was read from."""
+    target: str
+    """The snapshot that the late rows complete: the pass's, or else that of the read."""
+    transactions: tuple[int, ...]
+    """Those that the late rows belong to."""
+    late_count: int
+    limit: int
+
+    @property
+    def is_last(self) -> bool:
+        """Nothing more was visible; a late pass never tells, because it reads no fresh rows."""
+        return self.start.late is None and len(self.envelopes) < self.limit
+
+    def position(self, count: int | None = None, /) -> SnapshotPosition:
+        """Return the position once the first `count` events are settled, by default all.
+
+        It is exact for each prefix. Let the start be (floor, S), the target T, and the late rows
+        those that are visible in T, not in S, and numbered up to the floor.
+
+        - Within the late rows, or at their end while the page was too small to tell whether more
+          follow: they come by number, so the settled ones are those up to the last one's number,
+          which is what a late pass with that cursor says.
+        - After all late rows: each row visible in T up to the floor is delivered, which is what
+          (floor, T) says.
+        - Within the fresh rows: they come by number as well, each row visible in T above the
+          floor in turn, so everything visible in T up to the last one's number is delivered.
+        """
+        settled = len(self.envelopes) if count is None else count
+        if settled < self.late_count or self.late_count == self.limit:
+            return self._within_late(settled)
+        floor = self.start.floor if settled == self.late_count else self._number(settled)
+        return replace(self.start, floor=floor, snapshot=self.target, late=None)
+
+    def _within_late(self, settled: int) -> SnapshotPosition:
+        if settled == 0:
+            return self.start
+        late = LatePass(self.target, self.transactions, cursor=self._number(settled))
+        return replace(self.start, late=late)
+
+    def _number(self, settled: int) -> int:
+        return self.envelopes[settled - 1].sequence or 0
+
+
+class SnapshotCapture:
+    """Reads what became visible since a position, on a connection of its own.
+
+    A term starts with `beginning`, `now` or `position`: each makes sure that the server has an
+    incarnation and ties the position to it. Take a stored position anew after any error.
+    """
+
+    def __init__(self, engine: sa.Engine) -> None:
+        """Connect as the engine does, at the first call."""
+        self._connection = ReadConnection(engine)
+
+    def beginning(self) -> SnapshotPosition:
+        """Return the position below every row."""
+        return replace(self.now(), floor=0)
+
+    def now(self) -> SnapshotPosition:
+        """Return the highest number visible and its snapshot.
+
+        What was committed before is left out; a transaction that is still open is read when it
+        commits, whatever its numbers.
+        """
+        server = self._server()
+        ((floor, snapshot),) = self._connection.rows("now")
+        return SnapshotPosition(floor, snapshot, None, server)
+
+    def position(self, stored: Mapping[str, Any], /) -> SnapshotPosition:
+        """Read a stored position; one of this server is trusted whatever its incarnation.
+
+        It was committed to the database after all that it covers, and a recovery keeps a prefix of
+        the commits, so it cannot be ahead of the rows that are there.
+        """
+        position = read_snapshot(stored)
+        server = self._server()
+        if position.server.system != server.system:
+            raise ForeignPositionError(
+                f"the stored position was made on database server {position.server.system}, and"
+                f" this is {server.system}: transaction ids mean something else here. If the"
+                " database was moved here by a dump, run `outbox relay --rebase`"
+            )
+        return replace(position, server=server)
+
+    def next_page(self, position: SnapshotPosition, limit: int, /) -> SnapshotPage:
+        """Read on from a position by one statement."""
+        late = position.late
+        parameters = _reading_pass(late) if late else _reading_on(position.snapshot)
+        parameters |= {"floor": position.floor, "limit": limit, "fresh": 0 if late else limit}
+        rows = self._connection.rows("next_page", parameters)
+        # UNION ALL promises no order; numbers up to the floor are late, and come first.
+        rows.sort(key=itemgetter(SEQ))
+        state = orjson.loads(rows[0][STATE])
+        _check_incarnation(position.server, state["incarnation"])
+        _check_origin(rows, state["snapshot"])
+        del rows[0]
+        return SnapshotPage(
+            envelopes=to_envelopes(rows),
+            start=position,
+            target=late.target if late else state["snapshot"],
+            transactions=tuple(map(int, state["ended"] or ())),
+            late_count=bisect_right(rows, position.floor, key=itemgetter(SEQ)),
+            limit=limit,
+        )
+
+    def backlog(self, position: SnapshotPosition, /) -> Backlog:
+        """Count what is visible now and comes after a position."""
+        late = position.late
+        parameters = _reading_on(late.target if late else position.snapshot)
+        if late:
+            parameters |= {"given": _array(late.transactions), "cursor": late.cursor}
+        ((count, oldest_at),) = self._connection.rows(
+            "backlog", parameters | {"floor": position.floor}
+        )
+        return Backlog(count, oldest_at)
+
+    def close(self) -> None:
+        """Close the connection; a later call opens another one."""
+        self._connection.close()
+
+    def _server(self) -> Server:
+        ((system, incarnation),) = self._connection.rows("server")
+        if incarnation is None:
+            self._connection.run("begin_incarnation")
+            ((system, incarnation),) = self._connection.rows("server")
+        return Server(system, str(incarnation))
+
+
+def _reading_on(snapshot: str) -> dict[str, object]:
+    """Late are the transactions that ended since a snapshot, with all their rows."""
+    _, xmax, running = snapshot.split(":")
+    return {"running": f"{{{running}}}", "beyond": xmax, "given": "{}", "cursor": 0}
+
+
+def _reading_pass(late: LatePass) -> dict[str, object]:
+    """Late are the transactions of a pass, above its cursor."""
+    given = _array(late.transactions)
+    return {
+        "running": "{}",
+        "beyond": str(_NO_TRANSACTION),
+        "given": given,
+        "cursor": late.cursor,
+    }
+
+
+def _array(transactions: tuple[int, ...]) -> str:
+    return f"{{{','.join(map(str, transactions))}}}"
+
+
+def _check_incarnation(server: Server, incarnation: str | None) -> None:
+    if incarnation != server.incarnation:
+        raise CaptureRestartedError(
+            "the database server crashed, failed over or was restored since the position was read:"
+            " what it remembers may lie behind it, so go on from the stored position"
+        )
+
+
+def _check_origin(rows: list[tuple[Any, ...]], snapshot: str) -> None:
+    """Refuse rows with an id that this server has not given yet: it would repeat them for ever."""
+    xmax = int(snapshot.split(":")[1]).to_bytes(8, "big")
+    last = max(rows, key=itemgetter(TRANSACTION_ID))
+    if last[TRANSACTION_ID] >= xmax:
+        raise ForeignPositionError(
+            f"event {last[SEQ]} was written on another database server, because this one has not"
+            f" reached its transaction id {int.from_bytes(last[TRANSACTION_ID], 'big')}. If the"
+            " database was moved here by a dump, run `outbox relay --rebase`"
+        )
