@@ -6,10 +6,8 @@ import sqlalchemy as sa
 from alembic import context
 
 from outbox import settings
+from outbox.migration import VERSION_TABLE
 from outbox.table import metadata
-
-VERSION_TABLE = "outbox_alembic_version"
-"""A table of its own: the application may have an Alembic history in the same schema."""
 
 
 def url() -> str | sa.URL:

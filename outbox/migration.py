@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from alembic import command
 from alembic.config import Config
+from alembic.migration import MigrationContext
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
+
+VERSION_TABLE: Final = "outbox_alembic_version"
+"""A table of its own: the application may have an Alembic history in the same schema."""
 
 
 def upgrade(url: str | sa.URL, revision: str = "head") -> None:
@@ -20,6 +24,18 @@ def upgrade(url: str | sa.URL, revision: str = "head") -> None:
     SQLite); running it again changes nothing.
     """
     command.upgrade(config(url), revision)
+
+
+def print_sql(url: str | sa.URL, revision: str = "head") -> None:
+    """Print the SQL that makes the tables, for someone else to run; it does not connect."""
+    command.upgrade(config(url), revision, sql=True)
+
+
+def current(engine: sa.Engine) -> str | None:
+    """Return the revision that a database is at; None where it has no tables yet."""
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+        return context.get_current_revision()
 
 
 def config(url: str | sa.URL) -> Config:

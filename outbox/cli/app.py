@@ -1,0 +1,79 @@
+"""Puts the commands together, and runs one of them to an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from outbox.cli import dead_letters, events, migrate
+from outbox.cli.errors import DONE, INTERRUPTED, USAGE, problem_of, report
+from outbox.cli.invocation import Invocation, of
+
+app = typer.Typer(
+    name="outbox",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich" if sys.stdout.isatty() else None,
+)
+app.command("migrate")(migrate.migrate)
+app.add_typer(events.app, name="events")
+app.add_typer(dead_letters.app, name="dead-letters")
+
+
+def _print_version(asked: bool) -> None:  # noqa: FBT001  # typer passes the option's value
+    if asked:
+        sys.stdout.write(f"outbox {version('outbox-relay')}\n")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    context: typer.Context,
+    *,
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Settings to use instead of outbox.toml."),
+    ] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    show_version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show it."),
+    ] = False,
+) -> None:
+    """Events that commit with your data, and reach the broker afterwards."""
+    del show_version
+    run = of(context)
+    run.config, run.debug = config, debug
+    if context.invoked_subcommand is None:
+        sys.stdout.write(context.get_help() + "\n")
+        raise typer.Exit(USAGE)
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run one command line, by default the process's own; returns the exit code."""
+    invocation = Invocation()
+    try:
+        code = app(arguments, prog_name="outbox", standalone_mode=False, obj=invocation)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        return _reader_is_gone()
+    except typer.Abort:
+        return INTERRUPTED
+    except Exception as error:  # noqa: BLE001  # the border: whatever it is, someone has to be told
+        problem = problem_of(error, invocation)
+        report(problem, error, debug=invocation.debug)
+        return problem.exit_code
+    return code if isinstance(code, int) else DONE
+
+
+def _reader_is_gone() -> int:
+    """End quietly when a pipe's reader has had enough (`outbox events list | head`)."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return DONE

@@ -1,0 +1,35 @@
+"""Moments as people type them: `2026-05-01T08:00`, `2026-05-01`, `90s`, `15m`, `2h`, `3d`."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import typer
+
+AGO: Final = re.compile(r"(\d{1,6})([smhd])")
+UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+def since(text: str, now: datetime) -> datetime:
+    """Return the moment that a text means; without a zone it is UTC, as in what we print.
+
+    Raises `ValueError` for anything else.
+    """
+    ago = AGO.fullmatch(text.strip())
+    if ago is not None:
+        return now - timedelta(**{UNITS[ago[2]]: int(ago[1])})
+    moment = datetime.fromisoformat(text.strip())
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+
+
+def parse_since(text: str) -> datetime:
+    """Read the value of a `--since` option."""
+    try:
+        return since(text, datetime.now(UTC))
+    except (ValueError, OverflowError):
+        message = (
+            f"{text!r} is no time: write 2026-05-01T08:00 (UTC) or an age such as 90s, 15m, 2h, 3d"
+        )
+        raise typer.BadParameter(message) from None
