@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _NO_TRANSACTION: Final = 2**64 - 1
 """No transaction has an id as high as this."""
+LATE_LIMIT: Final = 2_000
+"""Late rows that one page holds at most (see the statement)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +40,9 @@ class SnapshotPage:
     transactions: tuple[int, ...]
     """Those that the late rows belong to."""
     late_count: int
-    limit: int
-
-    @property
-    def is_last(self) -> bool:
-        """Nothing more was visible; a late pass never tells, because it reads no fresh rows."""
-        return self.start.late is None and len(self.envelopes) < self.limit
+    late_is_complete: bool
+    """No late row is left for another page; only then it holds fresh rows."""
+    is_last: bool
 
     def position(self, count: int | None = None, /) -> SnapshotPosition:
         """Return the position once the first `count` events are settled, by default all.
@@ -60,7 +59,7 @@ class SnapshotPage:
           floor in turn, so everything visible in T up to the last one's number is delivered.
         """
         settled = len(self.envelopes) if count is None else count
-        if settled < self.late_count or self.late_count == self.limit:
+        if settled < self.late_count or not self.late_is_complete:
             return self._within_late(settled)
         floor = self.start.floor if settled == self.late_count else self._number(settled)
         return replace(self.start, floor=floor, snapshot=self.target, late=None)
@@ -120,7 +119,12 @@ class SnapshotCapture:
         """Read on from a position by one statement."""
         late = position.late
         parameters = _reading_pass(late) if late else _reading_on(position.snapshot)
-        parameters |= {"floor": position.floor, "limit": limit, "fresh": 0 if late else limit}
+        late_limit = min(limit, LATE_LIMIT)
+        parameters |= {
+            "floor": position.floor,
+            "late": late_limit,
+            "fresh": 0 if late else limit,
+        }
         rows = self._connection.rows("next_page", parameters)
         # UNION ALL promises no order; numbers up to the floor are late, and come first.
         rows.sort(key=itemgetter(SEQ))
@@ -128,13 +132,15 @@ class SnapshotCapture:
         _check_incarnation(position.server, state["incarnation"])
         _check_origin(rows, state["snapshot"])
         del rows[0]
+        late_count = bisect_right(rows, position.floor, key=itemgetter(SEQ))
         return SnapshotPage(
             envelopes=to_envelopes(rows),
             start=position,
             target=late.target if late else state["snapshot"],
             transactions=tuple(map(int, state["ended"] or ())),
-            late_count=bisect_right(rows, position.floor, key=itemgetter(SEQ)),
-            limit=limit,
+            late_count=late_count,
+            late_is_complete=late_count < late_limit,
+            is_last=late is None and late_count < late_limit and len(rows) < limit,
         )
 
     def backlog(self, position: SnapshotPosition, /) -> Backlog:
