@@ -129,7 +129,7 @@ class SnapshotCapture:
         # UNION ALL promises no order; numbers up to the floor are late, and come first.
         rows.sort(key=itemgetter(SEQ))
         state = orjson.loads(rows[0][STATE])
-        _check_incarnation(position.server, state["incarnation"])
+        _check_server(position.server, Server(state["system"], state["incarnation"]))
         _check_origin(rows, state["snapshot"])
         del rows[0]
         late_count = bisect_right(rows, position.floor, key=itemgetter(SEQ))
@@ -187,11 +187,11 @@ def _array(transactions: tuple[int, ...]) -> str:
     return f"{{{','.join(map(str, transactions))}}}"
 
 
-def _check_incarnation(server: Server, incarnation: str | None) -> None:
-    if incarnation != server.incarnation:
+def _check_server(known: Server, found: Server) -> None:
+    if known != found:
         raise CaptureRestartedError(
-            "the database server crashed, failed over or was restored since the position was read:"
-            " what it remembers may lie behind it, so go on from the stored position"
+            "the database server crashed, failed over or was replaced since the position was read:"
+            " the position may be ahead of the rows that are there, so take the stored one again"
         )
 
 

@@ -1,7 +1,7 @@
 -- name: next_page
 -- Reads on from a position (see relay/capture/position.py). First one row that tells what was seen: the
--- snapshot of this very statement, the server's incarnation and the transactions whose rows are late.
--- It is there for an empty page too, and alone has a state; the rows of the page follow, at most `limit`.
+-- snapshot of this very statement, the server and its incarnation (a pooler may lead each statement to
+-- another one; on a standby it cannot be read at all), and the transactions whose rows are late. It is there for an empty page too, and alone has a state; the rows of the page follow, at most `limit`.
 --
 -- Algorithm: delivered are all rows visible in the position's snapshot and numbered up to its floor. A
 --   row that is visible now was delivered, or is late (numbered up to the floor, its transaction ended
@@ -56,6 +56,7 @@ SELECT 0::bigint AS seq, NULL::text AS id, NULL::text AS source, NULL::text AS t
        NULL::bytea AS data, NULL::text AS headers, '0'::xid8 AS transaction_id,
        json_build_object(
            'snapshot', pg_current_snapshot()::text,
+           'system', (SELECT system_identifier::text FROM pg_control_system()),
            'incarnation', (SELECT incarnation.id FROM outbox_incarnation AS incarnation),
            'ended', (SELECT json_agg(x) FROM ended)
        )::text AS state
