@@ -83,18 +83,24 @@ def test_a_transaction_that_never_ends_holds_up_nobody(
 def test_a_transaction_at_or_above_xmax_may_have_drawn_numbers_below_the_floor(
     reader: Reader, sessions: list[Writer]
 ) -> None:
-    """xmax follows the last transaction that completed, so a running one may not be listed."""
+    """xmax follows the last transaction that completed, so a running one may not be listed.
+
+    Whatever else runs on the server may complete in between: then the race is run again.
+    """
     early, late, _ = sessions
-    assert early.take_id() < late.take_id()
-    first = late.emit()
-    second = early.emit()
-    early.commit()
-    assert reader.drain() == [second]
-    _, _, running = reader.stored["snapshot"].split(":")
-    assert running == ""  # so that only the range above xmax can find the other one
-    late.commit()
-    assert reader.drain() == [first]
-    assert reader.drain() == []
+    for _ in range(50):
+        early.take_id()
+        running = late.take_id()
+        first = late.emit()
+        second = early.emit()
+        early.commit()
+        assert reader.drain() == [second]
+        xmax = int(reader.stored["snapshot"].split(":")[1])
+        late.commit()
+        assert reader.drain() == [first]
+        if running >= xmax:
+            return
+    pytest.fail("the server was too busy for this race")
 
 
 def test_when_a_transaction_got_its_id_makes_no_difference(
