@@ -70,6 +70,9 @@ class ConsumerSettings(BaseModel):
     """Attempts at one event before it becomes a dead letter."""
     retry_max_seconds: PositiveFloat = 5.0
     """The longest wait between two attempts."""
+    lane_count: PositiveInt = 10
+    """On an AsyncEngine, transactions of one batch that run at the same time, each with keys and
+    a connection of its own."""
     lock_timeout_seconds: PositiveFloat = 10.0
     """How long a statement of the handler's transaction waits for a lock (PostgreSQL)."""
 

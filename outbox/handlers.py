@@ -1,0 +1,136 @@
+"""Handlers: the functions that a consumer runs, by the type of the event."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from pydantic import ValidationError
+
+from outbox.errors import DecodeError, EventDefinitionError, PermanentError
+from outbox.event import catalogue
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from outbox.context import Context
+    from outbox.envelope import Envelope
+    from outbox.event import EventType
+
+
+@dataclass(frozen=True, slots=True)
+class Handler:
+    """One function and what it wants to be given."""
+
+    function: Callable[[Any, Context], Any]
+    is_async: bool
+    event_type: EventType | None
+    """Whose instances it takes; None for one that takes the parsed JSON, or bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One handler with the event that it is to be called with."""
+
+    handler: Handler
+    event: Any
+
+
+class Handlers:
+    """The handlers of one consumer, by event type and in the order of their registration."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._by_type: dict[str, list[Handler]] = {}
+
+    def add(self, event: type | str, function: Callable[..., Any]) -> None:
+        """Register a function for a registered class, or by name for any version of a type.
+
+        Raises `EventDefinitionError` where it could never be called, and
+        `UnregisteredEventError` for a class that is no event.
+        """
+        check(function)
+        event_type = None if isinstance(event, str) else catalogue.of(event)
+        name = event if isinstance(event, str) else catalogue.of(event).name
+        handler = Handler(function, is_async(function), event_type)
+        self._by_type.setdefault(name, []).append(handler)
+
+    @property
+    def types(self) -> Sequence[str]:
+        """The event types that have a handler, by name."""
+        return sorted(self._by_type)
+
+    def __contains__(self, event_type: str) -> bool:
+        return event_type in self._by_type
+
+    def load(self, envelope: Envelope) -> list[Call]:
+        """Parse an event for each of its handlers, anew each time.
+
+        Raises `PermanentError` where no attempt could ever read it: its data does not fit its
+        class, or no handler takes its version.
+        """
+        handlers = self._by_type[envelope.type]
+        return [
+            Call(handler, _parse(handler.event_type, envelope))
+            for handler in handlers
+            if handler.event_type is None or handler.event_type.version == envelope.version
+        ] or _refuse_version(envelope, handlers)
+
+
+def is_async(function: Callable[..., Any]) -> bool:
+    """Tell whether calling it gives a coroutine; an object with an async `__call__` counts."""
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        getattr(function, "__call__", None)  # noqa: B004  # it asks what it is, not whether it is
+    )
+
+
+def check(function: Callable[..., Any]) -> None:
+    """Raise `EventDefinitionError` where `function(event, context)` could not handle an event."""
+    place = f"{function.__module__}.{getattr(function, '__qualname__', function)}"
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise EventDefinitionError(
+            f"{place} contains a yield, so calling it runs nothing; a handler returns"
+        )
+    signature = inspect.signature(function)
+    try:
+        signature.bind(None, None)
+    except TypeError as exc:
+        raise EventDefinitionError(
+            f"{place}{signature} cannot be called as handler(event, context): {exc}"
+        ) from None
+
+
+def _parse(event_type: EventType | None, envelope: Envelope) -> Any:
+    if event_type is None:
+        return _json(envelope) if _is_json(envelope.content_type) else envelope.data
+    try:
+        return event_type.load(envelope.data)
+    except ValidationError as exc:
+        problems = "; ".join(
+            ": ".join((".".join(map(str, problem["loc"])) or "data", problem["msg"]))
+            for problem in exc.errors(include_url=False, include_input=False)
+        )
+        raise PermanentError(f"its data does not fit {event_type}: {problems}") from exc
+
+
+def _json(envelope: Envelope) -> Any:
+    try:
+        return orjson.loads(envelope.data)
+    except orjson.JSONDecodeError as exc:
+        raise DecodeError(f"its data is not {envelope.content_type}: {exc}") from exc
+
+
+def _is_json(content_type: str) -> bool:
+    media_type = content_type.partition(";")[0].strip().lower()
+    return media_type in {"application/json", "text/json"} or media_type.endswith("+json")
+
+
+def _refuse_version(envelope: Envelope, handlers: Sequence[Handler]) -> list[Call]:
+    versions = {handler.event_type.version for handler in handlers if handler.event_type}
+    known = ", ".join(f"v{version}" for version in sorted(versions))
+    raise PermanentError(
+        f"{envelope.type} v{envelope.version}: this consumer handles {known} alone; add a handler"
+        " for the class of that version, then replay the dead letter"
+    )

@@ -1,0 +1,59 @@
+"""The inbox: which events a consumer has processed, written in the handler's transaction."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import orjson
+import sqlalchemy as sa
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+EventId = tuple[str, str]
+"""`source` and `id`: ids are unique only within their source."""
+
+# The driver's own arrays are slower to write than a literal.
+_POSTGRESQL: Final = sa.text("""\
+INSERT INTO outbox_inbox (consumer, source, event_id)
+SELECT :consumer, source, event_id
+  FROM unnest(CAST(:sources AS text[]), CAST(:ids AS text[])) AS claimed (source, event_id)
+    ON CONFLICT DO NOTHING
+RETURNING source, event_id""")
+
+_SQLITE: Final = sa.text("""\
+INSERT INTO outbox_inbox (consumer, source, event_id)
+SELECT :consumer, json_extract(value, '$[0]'), json_extract(value, '$[1]')
+  FROM json_each(:pairs)
+ WHERE true
+    ON CONFLICT DO NOTHING
+RETURNING source, event_id""")
+
+
+def claim(connection: sa.Connection, consumer: str, ids: Collection[EventId]) -> set[EventId]:
+    """Enter events into the inbox of a consumer; return those that were not there yet.
+
+    It waits for another transaction that has claimed one of them, and claims it where that one
+    rolls back. One statement, in one order for everyone: two claims of one transaction, or in
+    another order, can deadlock.
+    """
+    pairs = sorted(set(ids))
+    if not pairs:
+        return set()
+    if connection.dialect.name == "postgresql":
+        sources, names = zip(*pairs, strict=True)
+        found = connection.execute(
+            _POSTGRESQL,
+            {"consumer": consumer, "sources": _array(sources), "ids": _array(names)},
+        )
+    else:
+        found = connection.execute(
+            _SQLITE, {"consumer": consumer, "pairs": orjson.dumps(pairs).decode()}
+        )
+    return {(source, event_id) for source, event_id in found}
+
+
+def _array(texts: Collection[str]) -> str:
+    """Write a PostgreSQL array literal."""
+    quoted = ['"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"' for text in texts]
+    return "{" + ",".join(quoted) + "}"

@@ -1,0 +1,240 @@
+"""Settles a batch: each event is handled, parked, made a dead letter or known already."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
+
+from outbox import codec, dead_letter, inbox
+from outbox.batch import DONE, Conflict, Fault, Pause, Try, Unavailable, plan
+from outbox.dead_letter import Failure
+from outbox.envelope import Envelope
+from outbox.errors import DecodeError, PermanentError
+from outbox.transaction import Job
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Sequence
+
+    from sqlalchemy.orm import Session
+
+    from outbox.batch import Outcome, Task
+    from outbox.consumer import Consumer
+    from outbox.handlers import Call
+    from outbox.transport import Delivery, Message
+
+logger = logging.getLogger(__name__)
+
+PARKED: Final = "parked behind a dead letter of its key"
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What became of events; each is counted once its transaction has committed."""
+
+    handled: int = 0
+    duplicate: int = 0
+    """Already in the inbox: nothing was done."""
+    skipped: int = 0
+    """Of a type that the consumer has no handler for."""
+    parked: int = 0
+    dead: int = 0
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(
+            self.handled + other.handled,
+            self.duplicate + other.duplicate,
+            self.skipped + other.skipped,
+            self.parked + other.parked,
+            self.dead + other.dead,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """One delivery, read."""
+
+    content: Envelope | Message
+    """A message where it is no event."""
+    place: str
+    error: DecodeError | None = None
+    """Why it is no event."""
+
+    @property
+    def name(self) -> str:
+        """Its id, or where it stood when it has none."""
+        return self.content.id if isinstance(self.content, Envelope) else self.place
+
+
+class Transaction(Protocol):
+    """What a step does before its handlers run."""
+
+    def prepare(self, session: Session, /) -> Sequence[Job]:
+        """Return what is to be handled in the same transaction."""
+        ...
+
+
+Step = Transaction | Pause
+
+
+def read(delivery: Delivery) -> Received:
+    """Decode a delivery; what is no event carries its error."""
+    try:
+        return Received(decode(delivery.message), delivery.place)
+    except DecodeError as exc:
+        return Received(delivery.message, delivery.place, exc)
+
+
+def decode(message: Message) -> Envelope:
+    """Read a message as an event; raises `DecodeError`."""
+    if b"\0" in (message.key or b"") or any(b"\0" in value for _, value in message.headers):
+        raise DecodeError("the message has a header or key with a zero byte in it")
+    return codec.from_headers(message.key, message.headers, message.data, topic=message.topic)
+
+
+def settle(
+    consumer: Consumer,
+    batch: Sequence[Received],
+    max_attempts: int,
+    report: Callable[[Counts], None],
+) -> Generator[Step, Outcome | None, None]:
+    """Yield the transactions and pauses that settle a batch; send the outcome of each.
+
+    Events without a handler are skipped: they leave no inbox row, so that a handler of a later
+    release can still have them replayed.
+    """
+    wanted = [
+        received
+        for received in batch
+        if not isinstance(received.content, Envelope) or received.content.type in consumer.handlers
+    ]
+    report(Counts(skipped=len(batch) - len(wanted)))
+    steps = plan(wanted, max_attempts)
+    step = next(steps, None)
+    while step is not None:
+        outcome: Outcome | None = None
+        if isinstance(step, Try):
+            settlement = Settlement(consumer, step.tasks)
+            outcome = yield settlement
+            if outcome == DONE:
+                report(settlement.counts)
+                log_letters(consumer.name, settlement.failures)
+            else:
+                log_failure(consumer.name, outcome, step.tasks)
+        else:
+            yield step
+        try:
+            step = steps.send(outcome)
+        except StopIteration:
+            return
+
+
+class Settlement:
+    """One transaction over a part of a batch."""
+
+    def __init__(self, consumer: Consumer, tasks: Sequence[Task[Received]]) -> None:
+        """Parse the events, before any connection is held."""
+        self.counts = Counts()
+        """What the transaction does, should it commit."""
+        self.failures: Sequence[Failure] = []
+        self._consumer = consumer
+        self._tasks = tasks
+        self._loaded = [_load(consumer, task) for task in tasks]
+
+    def prepare(self, session: Session) -> Sequence[Job]:
+        """Claim the events and record the dead letters; return what is left to be handled."""
+        connection = session.connection()
+        name = self._consumer.name
+        envelopes = [
+            task.item.content for task in self._tasks if isinstance(task.item.content, Envelope)
+        ]
+        fresh = inbox.claim(connection, name, [identity(envelope) for envelope in envelopes])
+        keys = {e.partition_key for e in envelopes if e.partition_key is not None}
+        blocked = dead_letter.blocked_keys(connection, "consumer", name, keys)
+        jobs, failures = self._sort(fresh, blocked)
+        self.failures = failures
+        dead_letter.record(connection, "consumer", name, failures)
+        parked = sum(failure.status == "parked" for failure in failures)
+        self.counts = Counts(
+            handled=len(jobs),
+            duplicate=len(self._tasks) - len(jobs) - len(failures),
+            parked=parked,
+            dead=len(failures) - parked,
+        )
+        return jobs
+
+    def _sort(
+        self, fresh: set[inbox.EventId], blocked: set[str]
+    ) -> tuple[list[Job], list[Failure]]:
+        """Decide for each task: nothing, a job, or a letter that blocks its key from here on."""
+        jobs: list[Job] = []
+        failures: list[Failure] = []
+        for index, (task, loaded) in enumerate(zip(self._tasks, self._loaded, strict=True)):
+            content, place = task.item.content, task.item.place
+            if isinstance(content, Envelope):
+                if identity(content) not in fresh:
+                    continue
+                fresh.discard(identity(content))  # the second of two in one batch is a duplicate
+                if content.partition_key in blocked:
+                    failures.append(Failure(content, PARKED, "parked", 0, place))
+                    continue
+            if isinstance(loaded, Exception):
+                attempts = max(1, task.failure_count)
+                failures.append(Failure(content, reason(loaded), "dead", attempts, place))
+                if isinstance(content, Envelope) and content.partition_key is not None:
+                    blocked.add(content.partition_key)
+            elif isinstance(content, Envelope):
+                jobs.append(Job(index, content, loaded, task.failure_count + 1))
+        return jobs, failures
+
+
+def _load(consumer: Consumer, task: Task[Received]) -> Exception | Sequence[Call]:
+    """Parse a task's event for its handlers, or say why it is to be a dead letter."""
+    if task.is_given_up and task.error is not None:
+        return task.error
+    if not isinstance(task.item.content, Envelope):
+        return task.item.error or DecodeError("the message is no event")
+    try:
+        return consumer.handlers.load(task.item.content)
+    except PermanentError as exc:
+        return exc
+
+
+def identity(envelope: Envelope) -> inbox.EventId:
+    """Return what an event is known by in the inbox."""
+    return envelope.source or "", envelope.id
+
+
+def reason(error: BaseException) -> str:
+    """Say in one line's sense why an event is a dead letter; the traceback is for the log."""
+    return f"{type(error).__name__}: {error}".replace("\0", "\\x00")
+
+
+def log_failure(consumer: str, outcome: Outcome | None, tasks: Sequence[Task[Received]]) -> None:
+    """Log why a transaction did not commit."""
+    if isinstance(outcome, Unavailable):
+        log_outage(consumer, outcome.error)
+    if isinstance(outcome, Fault | Conflict):
+        facts: dict[str, object] = {"consumer": consumer, "event_count": len(tasks)}
+        at = 0 if len(tasks) == 1 else outcome.suspect
+        if at is not None:
+            facts |= {
+                "event_id": tasks[at].item.name,
+                "place": tasks[at].item.place,
+                "attempt": tasks[at].failure_count + 1,
+            }
+        logger.warning("a handler's transaction failed", exc_info=outcome.error, extra=facts)
+
+
+def log_outage(consumer: str, error: Exception) -> None:
+    """Log that the database does not take a transaction now."""
+    facts = {"consumer": consumer, "error": reason(getattr(error, "orig", None) or error)}
+    logger.warning("the database does not take the transaction; waiting", extra=facts)
+
+
+def log_letters(consumer: str, failures: Sequence[Failure]) -> None:
+    """Log the dead letters that a transaction has recorded."""
+    for failure in failures:
+        if failure.status == "dead":
+            facts = {"consumer": consumer, "place": failure.place, "reason": failure.reason}
+            logger.error("an event became a dead letter", extra=facts)

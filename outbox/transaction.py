@@ -1,0 +1,247 @@
+"""Runs handlers in one transaction, on an Engine or on an AsyncEngine, and says how it ended."""
+
+from __future__ import annotations
+
+import inspect
+from contextvars import copy_context
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+import sqlalchemy as sa
+from sqlalchemy import exc as sa_exc
+from sqlalchemy.orm import Session
+
+from outbox.batch import DONE, Conflict, Fault, Unavailable
+from outbox.context import Context, cause
+from outbox.errors import ConfigurationError, UsageError
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Iterator, Sequence
+
+    from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+
+    from outbox.batch import Outcome
+    from outbox.envelope import Envelope
+    from outbox.handlers import Call
+
+CONFLICT_STATES: Final = frozenset({"40001", "40P01", "55P03"})
+"""SQLSTATE of a serialization failure, a deadlock, and a lock that took too long."""
+OUTAGE_STATES: Final = ("08", "25006", "53", "57P", "58")
+"""How the SQLSTATE of an outage begins: connection, read-only, resources, shutdown, system."""
+SQLITE_ERROR: Final = 1
+"""SQLite's code for what other databases call a programming error: a table is missing."""
+SQLITE_LOCKED: Final = frozenset({5, 6})
+"""SQLITE_BUSY and SQLITE_LOCKED."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One event to be handled in a transaction."""
+
+    index: int
+    """Which task of the transaction it is."""
+    envelope: Envelope
+    calls: Sequence[Call]
+    attempt: int
+
+
+class HandlerSession(Session):
+    """A session that a handler cannot end: the inbox rows of its whole batch are in there."""
+
+    def commit(self) -> NoReturn:
+        """Refuse."""
+        _refuse("commit")
+
+    def rollback(self) -> NoReturn:
+        """Refuse."""
+        _refuse("rollback")
+
+    def close(self) -> NoReturn:
+        """Refuse."""
+        _refuse("close")
+
+
+def _refuse(verb: str) -> NoReturn:
+    raise UsageError(
+        f"a handler must not {verb} its session: the worker ends the transaction, with the inbox"
+        " rows in it; raise an error to roll back, or use session.begin_nested()"
+    )
+
+
+class SyncTransaction:
+    """Runs transactions on an Engine; async handlers run on the worker's event loop."""
+
+    def __init__(
+        self, engine: sa.Engine, lock_timeout_seconds: float, runner: asyncio.Runner
+    ) -> None:
+        """Take the loop for async handlers."""
+        self._engine = engine
+        self._lock_timeout_seconds = lock_timeout_seconds
+        self._runner = runner
+
+    def run(self, prepare: Callable[[Session], Sequence[Job]]) -> Outcome:
+        """Prepare, run the jobs and commit, or roll everything back."""
+        session = HandlerSession(self._engine, expire_on_commit=False)
+        progress = Progress()
+        try:
+            progress.connection = begin(session, self._lock_timeout_seconds)
+            for job in progress.follow(prepare(session)):
+                cause.set(job.envelope)
+                context = Context(job.envelope, session, job.attempt)
+                for call in job.calls:
+                    self._call(call, context)
+            Session.commit(session)
+        except Exception as exc:  # noqa: BLE001  # whatever a handler raises is its outcome
+            return progress.judge(exc)
+        finally:
+            cause.set(None)
+            Session.close(session)
+        return DONE
+
+    def _call(self, call: Call, context: Context) -> None:
+        result = call.handler.function(call.event, context)
+        if call.handler.is_async:
+            self._runner.run(result, context=copy_context())
+        else:
+            check_result(result)
+
+
+class AsyncTransaction:
+    """Runs transactions on an AsyncEngine; sync handlers run in it by `run_sync`."""
+
+    def __init__(self, engine: AsyncEngine, lock_timeout_seconds: float) -> None:
+        """Take the engine, whose connections belong to the running loop."""
+        self._engine = engine
+        self._lock_timeout_seconds = lock_timeout_seconds
+
+    async def run(self, prepare: Callable[[Session], Sequence[Job]]) -> Outcome:
+        """Prepare, run the jobs and commit, or roll everything back."""
+        from sqlalchemy.ext.asyncio import AsyncSession  # noqa: PLC0415  # needs greenlet
+
+        session = AsyncSession(
+            self._engine, sync_session_class=HandlerSession, expire_on_commit=False
+        )
+        progress = Progress()
+
+        def open_(sync_session: Session) -> Sequence[Job]:
+            progress.connection = begin(sync_session, self._lock_timeout_seconds)
+            return prepare(sync_session)
+
+        try:
+            for job in progress.follow(await session.run_sync(open_)):
+                cause.set(job.envelope)
+                for call in job.calls:
+                    await _call_on(session, call, job)
+            await session.run_sync(Session.commit)
+        except Exception as exc:  # noqa: BLE001  # whatever a handler raises is its outcome
+            return progress.judge(exc)
+        finally:
+            cause.set(None)
+            await session.run_sync(Session.close)
+        return DONE
+
+
+async def _call_on(session: AsyncSession, call: Call, job: Job) -> None:
+    function = call.handler.function
+    if call.handler.is_async:
+        await function(call.event, Context(job.envelope, session, job.attempt))
+        return
+
+    def call_sync(sync_session: Session) -> Any:
+        return function(call.event, Context(job.envelope, sync_session, job.attempt))
+
+    check_result(await session.run_sync(call_sync))
+
+
+def check_result(result: object) -> None:
+    """Raise `UsageError` where a handler that looked sync returned something to be awaited."""
+    if result is not None and inspect.isawaitable(result):
+        if inspect.iscoroutine(result):
+            result.close()
+        raise UsageError(
+            "the handler returned an awaitable, but is not declared with `async def`: declare it"
+            " so, or let its decorator return an async function"
+        )
+
+
+def begin(session: Session, lock_timeout_seconds: float) -> sa.Connection:
+    """Begin the transaction of a batch and return its connection.
+
+    PostgreSQL: READ COMMITTED, because a claim has to see what others have claimed meanwhile,
+    and with a lock time-out. SQLite: with the write lock, which no reader can be promoted to.
+    """
+    dialect = session.get_bind().dialect.name
+    if dialect == "postgresql":
+        connection = session.connection(execution_options={"isolation_level": "READ COMMITTED"})
+        milliseconds = max(1, round(lock_timeout_seconds * 1000))
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = {milliseconds}")
+        return connection
+    connection = session.connection()
+    if dialect == "sqlite":
+        driver: Any = connection.connection.driver_connection
+        if not driver.in_transaction:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+    return connection
+
+
+class Progress:
+    """How far a transaction has come, to tell whose fault its failure is."""
+
+    def __init__(self) -> None:
+        """Start before the connection."""
+        self.connection: sa.Connection | None = None
+        self._is_prepared = False
+        self._suspect: int | None = None
+
+    def follow(self, jobs: Sequence[Job]) -> Iterator[Job]:
+        """Yield the jobs, and remember which one runs."""
+        self._is_prepared = True
+        for job in jobs:
+            self._suspect = job.index
+            yield job
+        self._suspect = None
+
+    def judge(self, error: Exception) -> Outcome:
+        """Return the outcome of a transaction that raised; ask before its session is closed.
+
+        Raises `ConfigurationError` where the tables or the rights are missing.
+        """
+        state = sqlstate(error)
+        if self._is_lost() or (state or "").startswith(OUTAGE_STATES):
+            return Unavailable(error)
+        if not self._is_prepared:
+            return _judge_unprepared(error)
+        if sqlite_code(error) in SQLITE_LOCKED and self._suspect is None:
+            return Unavailable(error)
+        if state in CONFLICT_STATES or sqlite_code(error) in SQLITE_LOCKED:
+            return Conflict(error, self._suspect)
+        return Fault(error, self._suspect)
+
+    def _is_lost(self) -> bool:
+        return self.connection is not None and self.connection.invalidated
+
+
+def _judge_unprepared(error: Exception) -> Outcome:
+    """Judge what was raised before any handler ran: a wait for others, never an event's fault."""
+    if isinstance(error, sa_exc.ProgrammingError) or sqlite_code(error) == SQLITE_ERROR:
+        raise ConfigurationError(
+            "the inbox or the dead letters of the consumer's database cannot be used"
+            f" ({getattr(error, 'orig', error)}): run `outbox migrate` on it, and give its role"
+            " the rights"
+        ) from error
+    outages = (sa_exc.OperationalError, sa_exc.InterfaceError, sa_exc.TimeoutError, OSError)
+    return Unavailable(error) if isinstance(error, outages) else Fault(error, None)
+
+
+def sqlstate(error: BaseException) -> str | None:
+    """Return the SQLSTATE that a driver gave, wrapped by SQLAlchemy or not."""
+    origin = getattr(error, "orig", error)
+    state: str | None = getattr(origin, "sqlstate", None) or getattr(origin, "pgcode", None)
+    return state
+
+
+def sqlite_code(error: BaseException) -> int | None:
+    """Return SQLite's primary result code; None for another database's error."""
+    code: int | None = getattr(getattr(error, "orig", error), "sqlite_errorcode", None)
+    return None if code is None else code & 0xFF

@@ -1,0 +1,209 @@
+"""One worker of a consumer: receive → handle → acknowledge, until it is told to stop."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Final
+
+import sqlalchemy as sa
+
+from outbox.batch import Done
+from outbox.errors import (
+    BrokerUnavailableError,
+    ConfigurationError,
+    DatabaseUnavailableError,
+    DestinationRefusedError,
+    TransientError,
+)
+from outbox.retry import BackOff
+from outbox.runner import runner_of
+from outbox.settings import ConsumerSettings
+from outbox.settlement import Counts, read
+from outbox.table import outbox_dead_letter, outbox_inbox
+from outbox.transports import transport_of
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable, Sequence
+
+    from sqlalchemy.orm import Session
+
+    from outbox.consumer import Consumer
+    from outbox.runner import Runner
+    from outbox.settings import Settings
+    from outbox.transaction import Job
+    from outbox.transport import Delivery, Subscriber
+
+logger = logging.getLogger(__name__)
+
+RECEIVE_SECONDS: Final = 0.5
+"""How long one receive waits for the first event; stopping takes no longer."""
+LETTERS_SECONDS: Final = 1.0
+"""How often the worker looks for dead letters to be tried again."""
+PATIENCE_SECONDS: Final = 30.0
+"""How long a worker that is to stop when idle waits for a broker that does not let it receive."""
+
+
+class Worker:
+    """Receives for one consumer and runs its handlers; a subscriber and a thread of its own.
+
+    Delivery is at-least-once; what handlers write through their session happens once, because
+    the inbox row commits with it.
+    """
+
+    def __init__(
+        self, consumer: Consumer, subscriber: Subscriber, settings: ConsumerSettings | None = None
+    ) -> None:
+        """Take a subscriber, which `run` closes."""
+        self.counts = Counts()
+        """What became of the events so far."""
+        self._consumer = consumer
+        self._subscriber = subscriber
+        self._settings = settings or ConsumerSettings()
+
+    def run(self, stop: threading.Event, *, idle_timeout: float | None = None) -> Counts:
+        """Work until `stop` is set; then finish the batch, acknowledge it and leave the group.
+
+        A batch that is waiting for its next attempt is not waited for: it is left to another
+        worker. With `idle_timeout`, it also returns when nothing was received for so many
+        seconds and no dead letter is ready.
+
+        Raises `DatabaseUnavailableError` where the database does not answer at the start (later
+        it is waited for), `ConfigurationError` where tables, rights or handlers are missing, and
+        with `idle_timeout` also a broker's `TransientError` that lasts.
+        """
+        try:
+            if not self._consumer.handlers.types:
+                raise ConfigurationError(f"consumer {self._consumer.name!r} has no handler")
+            runner = runner_of(self._consumer, self._settings)
+            try:
+                self._check(runner)
+                self._work(runner, stop, idle_timeout)
+            finally:
+                runner.close()
+        finally:
+            self._subscriber.close()
+        return self.counts
+
+    def _work(self, runner: Runner, stop: threading.Event, idle_timeout: float | None) -> None:
+        inlet = Inlet(self._subscriber, self._settings, idle_timeout)
+        active_at = time.monotonic()
+        letters_at = -LETTERS_SECONDS
+        while not stop.is_set():
+            deliveries = inlet.receive(stop)
+            if deliveries:
+                if not runner.settle([read(each) for each in deliveries], stop, self._report):
+                    return
+                inlet.acknowledge(deliveries)
+            now = time.monotonic()
+            is_active = bool(deliveries) or inlet.is_down
+            if is_active:
+                active_at = now
+            is_idle = idle_timeout is not None and now - active_at >= idle_timeout and not is_active
+            if is_idle or now - letters_at >= LETTERS_SECONDS:
+                before = self.counts
+                if not runner.replay(stop, self._report):
+                    return
+                letters_at = time.monotonic()
+                if self.counts != before:
+                    active_at = letters_at
+                elif is_idle:
+                    return
+
+    def _report(self, counts: Counts) -> None:
+        self.counts += counts
+
+    def _check(self, runner: Runner) -> None:
+        """Raise where the tables cannot be read, before anything is received."""
+
+        def look(session: Session) -> Sequence[Job]:
+            for table in (outbox_inbox, outbox_dead_letter):
+                session.connection().execute(sa.select(1).select_from(table).limit(0))
+            return []
+
+        outcome = runner.run(look)
+        if not isinstance(outcome, Done):
+            error = getattr(outcome.error, "orig", None) or outcome.error
+            raise DatabaseUnavailableError(
+                f"the database of consumer {self._consumer.name!r} does not answer: {error}"
+            ) from outcome.error
+
+
+class Inlet:
+    """The subscriber, with patience for its broker."""
+
+    def __init__(
+        self, subscriber: Subscriber, settings: ConsumerSettings, idle_timeout: float | None
+    ) -> None:
+        """Give up on a broker only where the worker is to stop when idle."""
+        self._subscriber = subscriber
+        self._limit = settings.batch_size
+        self._patience = None if idle_timeout is None else PATIENCE_SECONDS
+        self._waits = BackOff(settings.retry_max_seconds)
+        self._failed_at = 0.0
+
+    @property
+    def is_down(self) -> bool:
+        """The last receive failed."""
+        return self._waits.attempt_count > 0
+
+    def receive(self, stop: threading.Event) -> Sequence[Delivery]:
+        """Return deliveries; none after a time-out, or after a back-off where receiving failed."""
+        try:
+            deliveries = self._subscriber.receive(self._limit, RECEIVE_SECONDS)
+        except (BrokerUnavailableError, DestinationRefusedError) as exc:
+            self._back_off(exc, stop)
+            return []
+        self._waits.reset()
+        return deliveries
+
+    def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
+        """Acknowledge what is settled; without it they come again, and the inbox knows them."""
+        try:
+            self._subscriber.ack(deliveries)
+        except TransientError as exc:
+            logger.warning("not acknowledged; they may come again", extra={"error": str(exc)})
+
+    def _back_off(self, error: TransientError, stop: threading.Event) -> None:
+        now = time.monotonic()
+        if not self.is_down:
+            self._failed_at = now
+        elif self._patience is not None and now - self._failed_at >= self._patience:
+            raise error
+        seconds = self._waits.next()
+        facts = {"error": str(error), "wait_seconds": round(seconds, 2)}
+        logger.warning("cannot receive; waiting", extra=facts)
+        stop.wait(seconds)
+
+
+def open_worker(consumer: Consumer, settings: Settings) -> Worker:
+    """Make a worker that receives as the settings say; connects in `run` at the latest.
+
+    It receives from the consumer's route, by default the first, and from the consumer's topics,
+    by default those of the types that it handles. Raises `ConfigurationError`.
+    """
+    own = settings.consumers.get(consumer.name, ConsumerSettings())
+    if own.route is None and not settings.routes:
+        raise ConfigurationError(
+            f"consumer {consumer.name!r} has no route to receive from: add [routes.NAME] to the"
+            " settings"
+        )
+    route = own.route or next(iter(settings.routes))
+    transport, options = transport_of(route, settings.route(route))
+    topics = own.topics or _topics(consumer, lambda name: transport.topic_of(options, name))
+    subscriber = transport.subscriber(route, options, consumer.name, topics)
+    return Worker(consumer, subscriber, own)
+
+
+def _topics(consumer: Consumer, topic_of: Callable[[str], str | None]) -> list[str]:
+    topics: set[str] = set()
+    for event_type in consumer.handlers.types:
+        topic = topic_of(event_type)
+        if topic is None:
+            raise ConfigurationError(
+                f"the topic of {event_type} depends on more than its type, so"
+                f" consumers.{consumer.name}.topics has to name the topics to receive from"
+            )
+        topics.add(topic)
+    return sorted(topics)

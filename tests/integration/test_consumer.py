@@ -1,0 +1,430 @@
+"""Consumers on real databases: effects, failures, dead letters; each on PostgreSQL and SQLite."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import sqlalchemy as sa
+
+from outbox import dead_letter
+from outbox.consumer import Consumer
+from outbox.errors import ConfigurationError, DatabaseUnavailableError, PermanentError, UsageError
+from outbox.settings import ConsumerSettings
+from outbox.settlement import Counts
+from outbox.transport import Message
+from tests.integration.consuming import (
+    QUICK,
+    Base,
+    Counted,
+    Effect,
+    async_engine,
+    consume,
+    counted,
+    effects,
+    inbox_count,
+    letters,
+    message,
+    write,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from outbox.context import Context
+
+
+@pytest.fixture(params=["postgres", "sqlite"])
+def engine(request: pytest.FixtureRequest) -> sa.Engine:
+    made: sa.Engine = request.getfixturevalue(f"{request.param}_engine")
+    Base.metadata.create_all(made)
+    return made
+
+
+@pytest.fixture
+def consumer(engine: sa.Engine) -> Consumer:
+    made = Consumer("tests", database=engine)
+    made.on(Counted)(write)
+    return made
+
+
+def test_each_event_has_one_effect_in_order(engine: sa.Engine, consumer: Consumer) -> None:
+    log = [counted(f"k{n % 7}", n) for n in range(1_200)]
+    assert consume(consumer, log) == Counts(handled=1_200)
+    assert effects(engine) == [(f"k{n % 7}", n) for n in range(1_200)]
+    assert inbox_count(engine) == 1_200
+
+
+def test_what_is_delivered_again_has_no_second_effect(
+    engine: sa.Engine, consumer: Consumer
+) -> None:
+    log = [counted("k", n) for n in range(20)]
+    twice = [*log[:10], *log[:10], *log[10:]]
+    assert consume(consumer, twice) == Counts(handled=20, duplicate=10)
+    assert consume(consumer, twice) == Counts(duplicate=30)
+    assert effects(engine) == [("k", n) for n in range(20)]
+
+
+def test_equal_ids_of_two_sources_are_two_events(engine: sa.Engine, consumer: Consumer) -> None:
+    one = counted("k", 1)
+    assert consume(consumer, [one, replace(one, source="/other")]) == Counts(handled=2)
+
+
+def test_two_consumers_handle_an_event_once_each(engine: sa.Engine, consumer: Consumer) -> None:
+    other = Consumer("other", database=engine)
+    other.on(Counted)(write)
+    log = [counted("k", 1)]
+    assert consume(consumer, log) == consume(other, log) == Counts(handled=1)
+
+
+def test_ids_may_hold_what_array_literals_and_json_quote(
+    engine: sa.Engine, consumer: Consumer
+) -> None:
+    ids = ["", '"', "\\", "{a,b}", "NULL", " ", "é'\n", '\\"']
+    log = [counted("k", n, id=each) for n, each in enumerate(ids)]
+    assert consume(consumer, [*log, *log]) == Counts(handled=len(ids), duplicate=len(ids))
+
+
+def test_types_without_a_handler_are_skipped_and_leave_no_inbox_row(
+    engine: sa.Engine, consumer: Consumer
+) -> None:
+    log = [counted("k", 1), counted("k", 2, type="tests.unknown")]
+    assert consume(consumer, log) == Counts(handled=1, skipped=1)
+    assert inbox_count(engine) == 1
+
+
+def test_handlers_of_one_type_run_in_the_order_of_their_registration(engine: sa.Engine) -> None:
+    consumer = Consumer("tests", database=engine)
+    called = []
+    consumer.on(Counted)(lambda event, _: called.append(("first", event)))
+
+    @consumer.on("tests.consuming.counted")
+    async def second(event: Any, context: Context) -> None:
+        called.append(("second", event))
+
+    consumer.on(Counted)(lambda event, _: called.append(("third", event)))
+    consume(consumer, [counted("k", 1)])
+    assert called == [
+        ("first", Counted(key="k", n=1)),
+        ("second", {"key": "k", "n": 1}),
+        ("third", Counted(key="k", n=1)),
+    ]
+
+
+def test_a_failing_second_handler_takes_the_effect_of_the_first_with_it(
+    engine: sa.Engine, consumer: Consumer
+) -> None:
+    @consumer.on(Counted)
+    def refuse(event: Counted, context: Context) -> None:
+        raise PermanentError("no")
+
+    assert consume(consumer, [counted("k", 1)]) == Counts(dead=1)
+    assert effects(engine) == []
+
+
+def test_one_poison_among_500_costs_the_others_nothing(engine: sa.Engine) -> None:
+    consumer = Consumer("tests", database=engine)
+
+    @consumer.on(Counted)
+    def handle(event: Counted, context: Context) -> None:
+        if event.n == 250:
+            raise ZeroDivisionError("poison")
+        write(event, context)
+
+    log = [counted(f"k{n}", n) for n in range(500)]
+    assert consume(consumer, log) == Counts(handled=499, dead=1)
+    assert effects(engine) == [(f"k{n}", n) for n in range(500) if n != 250]
+    (letter,) = letters(engine)
+    assert (letter.envelope, letter.reason) == (
+        replace(log[250], topic="tests"),
+        "ZeroDivisionError: poison",
+    )
+    assert (letter.owner, letter.attempt_count, letter.place) == ("tests", 3, "tests[0]@250")
+
+
+def test_a_fault_found_by_the_flush_alone_is_traced_to_its_event(engine: sa.Engine) -> None:
+    consumer = Consumer("tests", database=engine)
+
+    @consumer.on(Counted)
+    def handle(event: Counted, context: Context) -> None:
+        context.session.add(Effect(key=event.key, n=None if event.n == 33 else event.n))
+
+    log = [counted(f"k{n}", n) for n in range(100)]
+    assert consume(consumer, log) == Counts(handled=99, dead=1)
+    assert effects(engine) == [(f"k{n}", n) for n in range(100) if n != 33]
+    assert [letter.place for letter in letters(engine)] == ["tests[0]@33"]
+
+
+def test_a_fault_that_a_later_query_brings_up_is_not_blamed_on_that_query(
+    engine: sa.Engine,
+) -> None:
+    consumer = Consumer("tests", database=engine)
+
+    @consumer.on(Counted)
+    def handle(event: Counted, context: Context) -> None:
+        if event.n == 5:
+            context.session.scalars(sa.select(Effect)).all()  # flushes what number 3 added
+        context.session.add(Effect(key=event.key, n=None if event.n == 3 else event.n))
+
+    log = [counted(f"k{n}", n) for n in range(10)]
+    assert consume(consumer, log) == Counts(handled=9, dead=1)
+    assert [letter.place for letter in letters(engine)] == ["tests[0]@3"]
+
+
+def test_later_events_of_a_dead_one_are_parked_and_other_keys_go_on(engine: sa.Engine) -> None:
+    consumer = Consumer("tests", database=engine)
+
+    @consumer.on(Counted)
+    def handle(event: Counted, context: Context) -> None:
+        if event.key == "bad" and event.n == 1:
+            raise PermanentError("never")
+        write(event, context)
+
+    log = [counted(key, n) for n in range(4) for key in ("bad", "good")]
+    settings = QUICK.model_copy(update={"batch_size": 3})
+    assert consume(consumer, log, settings) == Counts(handled=5, dead=1, parked=2)
+    assert effects(engine) == [
+        ("bad", 0), ("good", 0), ("good", 1), ("good", 2), ("good", 3),
+    ]  # fmt: skip
+    assert [(each.status, each.attempt_count) for each in letters(engine)] == [
+        ("dead", 1), ("parked", 0), ("parked", 0),
+    ]  # fmt: skip
+    assert consume(consumer, log, settings) == Counts(duplicate=8)
+
+
+def test_events_without_a_key_are_never_parked(engine: sa.Engine) -> None:
+    consumer = Consumer("tests", database=engine)
+
+    @consumer.on(Counted)
+    def handle(event: Counted, context: Context) -> None:
+        if event.n == 1:
+            raise PermanentError("never")
+
+    log = [counted("k", n, partition_key=None) for n in range(4)]
+    assert consume(consumer, log) == Counts(handled=3, dead=1)
+
+
+def test_what_fails_for_a_while_is_handled_at_a_later_attempt(engine: sa.Engine) -> None:
+    consumer = Consumer("tests", database=engine)
+    attempts = []
+
+    @consumer.on(Counted)
+    def handle(event: Counted, context: Context) -> None:
+        attempts.append(context.attempt)
+        if context.attempt < 3:
+            raise TimeoutError
+        write(event, context)
+
+    assert consume(consumer, [counted("k", 1)]) == Counts(handled=1)
+    assert attempts == [1, 2, 3]
+    assert effects(engine) == [("k", 1)]
+
+
+def test_data_that_does_not_fit_is_dead_at_once_without_a_call(engine: sa.Engine) -> None:
+    consumer = Consumer("tests", database=engine)
+    called: list[Counted] = []
+    consumer.on(Counted)(lambda event, _: called.append(event))
+    log = [
+        counted("a", 1, data=b'{"key": "a"}'),
+        counted("b", 2, version=2),
+        counted("c", 3, data=b"no json"),
+        counted("d", 4),
+    ]
+    assert consume(consumer, log) == Counts(handled=1, dead=3)
+    assert [event.n for event in called] == [4]
+    reasons = [letter.reason for letter in letters(engine)]
+    assert reasons[0].endswith(
+        "its data does not fit tests.consuming.counted v1: n: Field required"
+    )
+    assert "tests.consuming.counted v2: this consumer handles v1 alone" in reasons[1]
+    assert "Invalid JSON" in reasons[2]
+
+
+def test_what_is_no_event_becomes_a_dead_letter_with_its_bytes(
+    engine: sa.Engine, consumer: Consumer
+) -> None:
+    junk = Message("tests", b"\xff", [("ce_id", b"\xfe"), ("other", b"x")], b"\x00junk")
+    zero = message(counted("k", 1, id="a\0b"))
+    assert consume(consumer, [junk, counted("k", 2), zero]) == Counts(handled=1, dead=2)
+    first, second = letters(engine)
+    assert (first.envelope, first.content.data, first.place) == (None, b"\x00junk", "tests[0]@0")
+    assert first.reason.startswith("DecodeError: ")
+    assert "zero byte" in second.reason
+
+
+@pytest.mark.parametrize("verb", ["commit", "rollback", "close"])
+def test_a_handler_cannot_end_the_transaction(engine: sa.Engine, verb: str) -> None:
+    consumer = Consumer("tests", database=engine)
+
+    @consumer.on(Counted)
+    def handle(event: Counted, context: Context) -> None:
+        write(event, context)
+        if event.n == 1:
+            getattr(context.session, verb)()
+
+    assert consume(consumer, [counted("a", 0), counted("b", 1)]) == Counts(handled=1, dead=1)
+    assert effects(engine) == [("a", 0)]
+    assert f"must not {verb}" in letters(engine)[0].reason
+
+
+def test_a_savepoint_of_a_handler_rolls_back_alone(engine: sa.Engine) -> None:
+    consumer = Consumer("tests", database=engine)
+
+    @consumer.on(Counted)
+    def handle(event: Counted, context: Context) -> None:
+        write(event, context)
+        try:
+            with context.session.begin_nested():
+                context.session.add(Effect(key="inner", n=None))
+        except sa.exc.IntegrityError:
+            context.session.add(Effect(key="instead", n=0))
+
+    assert consume(consumer, [counted("k", 1)]) == Counts(handled=1)
+    assert sorted(effects(engine)) == [("instead", 0), ("k", 1)]
+
+
+def test_a_coroutine_that_nobody_awaits_is_a_failure(engine: sa.Engine) -> None:
+    consumer = Consumer("tests", database=engine)
+
+    async def inner() -> None:
+        raise AssertionError
+
+    consumer.on(Counted)(lambda _event, _context: inner())
+    assert consume(consumer, [counted("k", 1)]) == Counts(dead=1)
+    assert UsageError.__name__ in letters(engine)[0].reason
+
+
+def _sync(consumer: Consumer) -> None:
+    consumer.on(Counted)(write)
+
+
+def _async(consumer: Consumer) -> None:
+    @consumer.on(Counted)
+    async def handle(event: Counted, context: Context) -> None:
+        write(event, context)
+
+
+def _both(consumer: Consumer) -> None:
+    @consumer.on(Counted)
+    async def first(event: Counted, context: Context) -> None:
+        assert event.n >= 0
+
+    consumer.on(Counted)(write)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("register", [_sync, _async, _both])
+def test_every_kind_of_handler_runs_on_every_kind_of_engine(
+    engine: sa.Engine,
+    register: Callable[[Consumer], None],
+    is_async: bool,  # noqa: FBT001  # a parameter of the test
+) -> None:
+    consumer = Consumer("tests", database=async_engine(engine) if is_async else engine)
+    register(consumer)
+    log = [counted(f"k{n % 5}", n) for n in range(300)]
+    twice = [*log, *log[:100]]
+    assert consume(consumer, twice) == Counts(handled=300, duplicate=100)
+    for key, found in itertools.groupby(
+        sorted(effects(engine), key=lambda e: e[0]), lambda e: e[0]
+    ):
+        assert [n for _, n in found] == [n for n in range(300) if f"k{n % 5}" == key]
+
+
+def test_handlers_may_query_what_they_wrote_on_an_async_session(engine: sa.Engine) -> None:
+    consumer = Consumer("tests", database=async_engine(engine))
+    seen = []
+
+    @consumer.on(Counted)
+    async def handle(event: Counted, context: Context) -> None:
+        write(event, context)
+        seen.append(await context.session.scalar(sa.select(sa.func.count()).select_from(Effect)))
+
+    settings = QUICK.model_copy(update={"lane_count": 1})
+    consume(consumer, [counted("k", n) for n in range(3)], settings)
+    assert seen == [1, 2, 3]
+
+
+def test_lanes_run_at_the_same_time_and_each_key_in_order(postgres_engine: sa.Engine) -> None:
+    Base.metadata.create_all(postgres_engine)
+    consumer = Consumer("tests", database=async_engine(postgres_engine))
+    running: set[str] = set()
+    most = 0
+
+    @consumer.on(Counted)
+    async def handle(event: Counted, context: Context) -> None:
+        nonlocal most
+        assert event.key not in running
+        running.add(event.key)
+        most = max(most, len(running))
+        await asyncio.sleep(0)
+        running.discard(event.key)
+        if event.n == 77:
+            raise PermanentError("poison")
+        write(event, context)
+
+    log = [counted(f"k{n % 20}", n) for n in range(200)]
+    assert consume(consumer, log) == Counts(handled=193, dead=1, parked=6)
+    assert most > 1
+    done = effects(postgres_engine)
+    for key in {key for key, _ in done}:
+        assert [n for k, n in done if k == key] == sorted(n for k, n in done if k == key)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_replayed_letter_and_those_parked_behind_it_are_handled_in_order(
+    engine: sa.Engine,
+    is_async: bool,  # noqa: FBT001  # a parameter of the test
+) -> None:
+    consumer = Consumer("tests", database=async_engine(engine) if is_async else engine)
+    is_mended = False
+
+    @consumer.on(Counted)
+    def handle(event: Counted, context: Context) -> None:
+        if event.n == 1 and not is_mended:
+            raise PermanentError("never")
+        write(event, context)
+
+    log = [counted("k", n) for n in range(4)]
+    assert consume(consumer, log) == Counts(handled=1, dead=1, parked=2)
+    with engine.begin() as connection:
+        dead_letter.request(connection, dead_letter.Filter())
+    assert consume(consumer, []) == Counts()  # still broken: dead again
+    assert [each.status for each in letters(engine)] == ["dead", "parked", "parked"]
+    is_mended = True
+    with engine.begin() as connection:
+        dead_letter.request(connection, dead_letter.Filter())
+    assert consume(consumer, [counted("k", 4)]) == Counts(handled=4, parked=1)
+    assert letters(engine) == []
+    assert effects(engine) == [("k", n) for n in range(5)]
+
+
+def test_missing_tables_stop_the_worker_with_a_sentence(postgres_empty_url: str) -> None:
+    engine = sa.create_engine(postgres_empty_url)
+    consumer = Consumer("tests", database=engine)
+    consumer.on(Counted)(write)
+    with pytest.raises(ConfigurationError, match="run `outbox migrate`"):
+        consume(consumer, [])
+    engine.dispose()
+
+
+def test_missing_tables_are_told_on_sqlite_too() -> None:
+    consumer = Consumer("tests", database="sqlite://")
+    consumer.on(Counted)(write)
+    with pytest.raises(ConfigurationError, match="run `outbox migrate`"):
+        consume(consumer, [])
+
+
+def test_a_database_that_is_not_there_at_the_start_is_told_without_its_password() -> None:
+    consumer = Consumer("tests", database="postgresql+psycopg://u:secret@127.0.0.1:1/none")
+    consumer.on(Counted)(write)
+    with pytest.raises(DatabaseUnavailableError, match="'tests' does not answer") as caught:
+        consume(consumer, [])
+    assert "secret" not in str(caught.value)
+
+
+def test_a_consumer_without_handlers_cannot_work(engine: sa.Engine) -> None:
+    with pytest.raises(ConfigurationError, match="no handler"):
+        consume(Consumer("tests", database=engine), [], ConsumerSettings())
