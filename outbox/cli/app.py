@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from outbox.cli import dead_letters, events, migrate
+from outbox.cli import consume, dead_letters, events, migrate, relay, replay
 from outbox.cli.errors import DONE, INTERRUPTED, USAGE, problem_of, report
 from outbox.cli.invocation import Invocation, of
 
@@ -18,11 +18,14 @@ app = typer.Typer(
     name="outbox",
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich" if sys.stdout.isatty() else None,
+    rich_markup_mode=None,
 )
 app.command("migrate")(migrate.migrate)
+app.command("relay")(relay.relay)
+app.command("consume")(consume.consume)
 app.add_typer(events.app, name="events")
 app.add_typer(dead_letters.app, name="dead-letters")
+app.command("replay")(replay.replay)
 
 
 def _print_version(asked: bool) -> None:  # noqa: FBT001  # typer passes the option's value

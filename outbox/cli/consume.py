@@ -1,0 +1,126 @@
+"""`outbox consume`: run one worker of a consumer."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from outbox.cli.errors import CommandLineError
+from outbox.cli.invocation import Invocation, of
+from outbox.cli.process import (
+    LogFormat,
+    LogFormatOption,
+    LogLevel,
+    LogLevelOption,
+    configure_logs,
+    refuse_memory,
+)
+from outbox.consumer import Consumer
+from outbox.worker import open_worker
+from relay.daemon import stopped_by_signals
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from outbox.settlement import Counts
+
+DRAIN_SECONDS: Final = 10.0
+"""How long nothing may come before a worker that drains ends; joining a group takes seconds."""
+
+
+def consume(
+    context: typer.Context,
+    which: Annotated[
+        str, typer.Argument(metavar="MODULE:CONSUMER", help="For instance shop.billing:billing.")
+    ],
+    *,
+    drain: Annotated[
+        bool, typer.Option("--drain", help="End when nothing came for 10 seconds.")
+    ] = False,
+    until_idle: Annotated[
+        float | None,
+        typer.Option(min=0.1, metavar="SECONDS", help="End when nothing came for so long."),
+    ] = None,
+    log_format: LogFormatOption = LogFormat.TEXT,
+    log_level: LogLevelOption = LogLevel.INFO,
+) -> None:
+    """Run one worker of a consumer, until SIGTERM or Ctrl-C.
+
+    The module is imported from this folder, or from what is installed.
+    """
+    run = of(context)
+    idle_timeout = until_idle or (DRAIN_SECONDS if drain else None)
+    settings = run.settings
+    consumer = load(which)
+    refuse_memory(settings, [_route(run, consumer)])
+    configure_logs(log_format, log_level)
+    worker = open_worker(consumer, settings)
+    stop = threading.Event()
+    with stopped_by_signals(stop):
+        counts = worker.run(stop, idle_timeout=idle_timeout)
+    run.output.line(f"consumer {consumer.name}: {_summary(counts)}")
+
+
+def load(which: str) -> Consumer:
+    """Import a consumer; raises `CommandLineError` that says which part of its name is wrong."""
+    module_name, colon, attribute = which.partition(":")
+    if not (module_name and colon and attribute):
+        msg = f"{which!r} is no MODULE:CONSUMER, for instance shop.billing:billing"
+        raise CommandLineError(msg)
+    module = _module(module_name)
+    found = getattr(module, attribute, None)
+    if isinstance(found, Consumer):
+        return found
+    known = [name for name, value in vars(module).items() if isinstance(value, Consumer)]
+    problem = "no consumer" if hasattr(module, attribute) else "not there"
+    msg = f"{which}: {attribute!r} is {problem}; {module_name} has {_listed(known)}"
+    raise CommandLineError(msg)
+
+
+def _module(name: str) -> ModuleType:
+    folder = str(Path.cwd())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as exc:
+        # Its own name, or that of a package that it would be in; else it is missing something.
+        if exc.name is not None and f"{name}.".startswith(f"{exc.name}."):
+            msg = f"there is no module {exc.name!r}, neither in {folder} nor installed"
+            raise CommandLineError(msg) from exc
+        msg = f"{name} needs the module {exc.name!r}, which is not installed"
+        raise CommandLineError(msg) from exc
+    except Exception as exc:
+        msg = (
+            f"{name} cannot be imported: {type(exc).__name__}: {exc} (`outbox --debug consume …`"
+            " shows where)"
+        )
+        raise CommandLineError(msg) from exc
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names) if names else "no outbox.Consumer"
+
+
+def _route(run: Invocation, consumer: Consumer) -> str:
+    own = run.settings.consumers.get(consumer.name)
+    if own is not None and own.route is not None:
+        return run.known_route(own.route)
+    return run.route_names(None)[0]
+
+
+def _summary(counts: Counts) -> str:
+    figures = {
+        "handled": counts.handled,
+        "known already": counts.duplicate,
+        "skipped": counts.skipped,
+        "dead": counts.dead,
+        "parked": counts.parked,
+    }
+    shown = [f"{count:,} {what}" for what, count in figures.items() if count or what == "handled"]
+    return ", ".join(shown)

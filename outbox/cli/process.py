@@ -1,0 +1,54 @@
+"""What the two long-running commands share: logs, and which transports they can serve."""
+
+from __future__ import annotations
+
+import logging
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from outbox import log
+from outbox.cli.errors import CommandLineError
+
+if TYPE_CHECKING:
+    from outbox.settings import Settings
+
+
+class LogFormat(StrEnum):
+    """What `--log-format` takes."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+class LogLevel(StrEnum):
+    """What `--log-level` takes."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+LogFormatOption = Annotated[
+    LogFormat, typer.Option("--log-format", help="Lines for people, or one JSON object each.")
+]
+LogLevelOption = Annotated[LogLevel, typer.Option("--log-level", help="The least to be shown.")]
+
+
+def configure_logs(log_format: LogFormat, level: LogLevel) -> None:
+    """Show logs on standard error."""
+    levels = logging.getLevelNamesMapping()
+    log.configure(log_format.value, levels[level.value.upper()])
+
+
+def refuse_memory(settings: Settings, routes: list[str]) -> None:
+    """Raise `CommandLineError` for a route whose broker would be alone in this process."""
+    for name in routes:
+        if settings.route(name).transport == "memory":
+            msg = (
+                f"route {name!r} is on the memory transport, whose broker no other process can"
+                " reach: use kafka here, or run relay and worker as threads of one program"
+            )
+            raise CommandLineError(msg)

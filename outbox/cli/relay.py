@@ -1,0 +1,81 @@
+"""`outbox relay`: run the routes."""
+
+from __future__ import annotations
+
+import threading
+from typing import Annotated
+
+import typer
+
+from outbox.cli.errors import CommandLineError, FailedError
+from outbox.cli.invocation import Invocation, of
+from outbox.cli.output import counted
+from outbox.cli.process import (
+    LogFormat,
+    LogFormatOption,
+    LogLevel,
+    LogLevelOption,
+    configure_logs,
+    refuse_memory,
+)
+from relay.daemon import Relay, RouteSummary, Summary, Until, stopped_by_signals
+from relay.rebase import rebase as rebase_route
+
+
+def relay(
+    context: typer.Context,
+    *,
+    route: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Only this route; may be repeated.")
+    ] = None,
+    drain: Annotated[
+        bool, typer.Option("--drain", help="Deliver what is there, then end.")
+    ] = False,
+    once: Annotated[
+        bool, typer.Option("--once", help="Deliver one page of each route, then end.")
+    ] = False,
+    rebase: Annotated[
+        bool,
+        typer.Option("--rebase", help="First move positions of another server to this one."),
+    ] = False,
+    log_format: LogFormatOption = LogFormat.TEXT,
+    log_level: LogLevelOption = LogLevel.INFO,
+) -> None:
+    """Move events from the outbox to brokers, until SIGTERM or Ctrl-C."""
+    run = of(context)
+    if drain and once:
+        msg = "give --drain or --once, not both"
+        raise CommandLineError(msg)
+    until = Until.DRAINED if drain else Until.ONCE if once else Until.FOREVER
+    names = run.route_names(route)
+    refuse_memory(run.settings, names)
+    if rebase:
+        _rebase(run, names)
+    configure_logs(log_format, log_level)
+    stop = threading.Event()
+    with stopped_by_signals(stop):
+        summary = Relay(run.settings, names).run(stop, until)
+    _report(run, summary)
+
+
+def _rebase(run: Invocation, names: list[str]) -> None:
+    for name in names:
+        for moved, count in rebase_route(run.engine, name).counts.items():
+            run.output.line(
+                f"route {moved} is moved here; it sends {counted(count, 'event')} again"
+            )
+
+
+def _report(run: Invocation, summary: Summary) -> None:
+    """Print what each route did; raises `FailedError` where the relay failed."""
+    for name, route in summary.routes.items():
+        run.output.line(f"route {name}: {_figures(route)}")
+    if summary.exit_code:
+        errors = [route.error for route in summary.routes.values() if route.error is not None]
+        raise FailedError("; ".join(errors))
+
+
+def _figures(route: RouteSummary) -> str:
+    figures = {"published": route.published, "dead": route.dead, "parked": route.parked}
+    shown = [f"{count:,} {what}" for what, count in figures.items() if count or what == "published"]
+    return ", ".join(shown)
