@@ -61,11 +61,16 @@ class JsonObject(sa.types.TypeDecorator[dict[str, Any]]):
 
     def process_bind_param(self, value: dict[str, Any] | None, dialect: Dialect) -> Any:
         """Serialise where the driver does not."""
-        return orjson.dumps(value).decode() if dialect.name == "sqlite" else value
+        if value is None or dialect.name != "sqlite":
+            return value
+        return orjson.dumps(value).decode()
 
     def process_result_value(self, value: Any, dialect: Dialect) -> dict[str, Any] | None:
         """Parse where the driver does not."""
-        parsed: dict[str, Any] | None = orjson.loads(value) if dialect.name == "sqlite" else value
+        if value is None or dialect.name != "sqlite":
+            stored: dict[str, Any] | None = value
+            return stored
+        parsed: dict[str, Any] = orjson.loads(value)
         return parsed
 
 
