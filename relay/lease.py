@@ -1,0 +1,177 @@
+"""The lease: the time-limited right to run one route, by the database's clock.
+
+A relay that holds it has a fencing token, which grows with each lease. Every write of the holder
+names its token and the version of the position that it knows, so a holder that was replaced, or
+whose position was moved by an operator, changes no row and learns that it lost. Functions work
+inside the caller's transaction.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from outbox.clock import now, now_plus
+from outbox.errors import LeaseLostError
+from outbox.table import outbox_checkpoint as checkpoint
+from outbox.table import outbox_incarnation as incarnation
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+"""A clock that goes on while the machine sleeps, where there is one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """The lease, as it was given."""
+
+    route: str
+    token: int
+    version: int
+    position: Mapping[str, Any] | None
+    """None where the route never ran."""
+    error: str | None
+    """Why the route stood still when it was last run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Another relay has the lease."""
+
+    holder: str
+
+
+class Trust:
+    """How long a holder may believe that it still holds the lease, without asking."""
+
+    def __init__(self, seconds: float, asked_at: float) -> None:
+        """Take the length of the lease, and the time before it was asked for."""
+        self._seconds = seconds
+        self._until = asked_at + seconds
+
+    @staticmethod
+    def clock() -> float:
+        """Return the local time; take it before the request that it is meant for is sent."""
+        return time.clock_gettime(_CLOCK)
+
+    def extend(self, asked_at: float) -> None:
+        """Count anew from before a request that renewed the lease."""
+        self._until = asked_at + self._seconds
+
+    def seconds_left(self) -> float:
+        """Return how long it lasts; negative once it is over."""
+        return self._until - self.clock()
+
+
+def acquire(connection: sa.Connection, route: str, holder: str, seconds: float) -> Grant | Held:
+    """Take the lease if nobody has it, or this very holder in an earlier term that is over.
+
+    The route's row is made where there is none. A holder's name is never used twice at a time.
+    """
+    free = sa.or_(
+        checkpoint.c.expires_at.is_(None),
+        checkpoint.c.expires_at <= now(),
+        checkpoint.c.holder == holder,
+    )
+    query = sa.select(checkpoint.c.holder, free).where(checkpoint.c.route == route)
+    found = connection.execute(query).one_or_none()
+    if found is None:
+        _create(connection, route)
+    elif not found[1]:
+        return Held(found[0] or "")
+    taken = connection.execute(
+        sa.update(checkpoint)
+        .where(checkpoint.c.route == route, free)
+        .values(holder=holder, token=checkpoint.c.token + 1, expires_at=now_plus(seconds))
+        .returning(
+            checkpoint.c.token, checkpoint.c.version, checkpoint.c.position, checkpoint.c.error
+        )
+    ).one_or_none()
+    if taken is None:
+        return Held(connection.scalar(query.with_only_columns(checkpoint.c.holder)) or "")
+    token, version, position, error = taken
+    return Grant(route, token, version, position, error)
+
+
+def _create(connection: sa.Connection, route: str) -> None:
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    connection.execute(insert(checkpoint).values(route=route).on_conflict_do_nothing())
+
+
+def renew(connection: sa.Connection, route: str, token: int, version: int, seconds: float) -> None:
+    """Hold the lease for longer; raises `LeaseLostError` where it is over or the position moved."""
+    _write(connection, route, token, version, {"expires_at": now_plus(seconds)})
+
+
+def advance(
+    connection: sa.Connection,
+    route: str,
+    token: int,
+    version: int,
+    position: Mapping[str, Any],
+    seconds: float,
+) -> None:
+    """Store a position and hold the lease for longer; the version grows by one.
+
+    Raises `LeaseLostError` where the lease is over, the position was moved by someone else, or
+    the server is no longer the incarnation that the position was made on: then the position may
+    be ahead of the rows that survived.
+    """
+    values = {
+        "position": position,
+        "version": version + 1,
+        "expires_at": now_plus(seconds),
+        "advanced_at": now(),
+    }
+    server = position.get("server")
+    conditions = []
+    if server is not None:
+        alive = sa.select(incarnation.c.id).where(incarnation.c.id == server["incarnation"])
+        conditions.append(alive.exists())
+    _write(connection, route, token, version, values, *conditions)
+
+
+def resign(connection: sa.Connection, route: str, token: int) -> bool:
+    """Give the lease back, so that another relay need not wait; False where it was lost before."""
+    statement = (
+        sa.update(checkpoint)
+        .where(checkpoint.c.route == route, checkpoint.c.token == token)
+        .values(holder=None, expires_at=None)
+    )
+    return connection.execute(statement).rowcount == 1
+
+
+def report(connection: sa.Connection, route: str, token: int, error: str | None) -> None:
+    """Say for `outbox status` why the route stands still, or that it no longer does."""
+    connection.execute(
+        sa.update(checkpoint)
+        .where(checkpoint.c.route == route, checkpoint.c.token == token)
+        .values(error=error, error_at=sa.null() if error is None else now())
+    )
+
+
+def _write(
+    connection: sa.Connection,
+    route: str,
+    token: int,
+    version: int,
+    values: Mapping[str, Any],
+    *conditions: sa.ColumnElement[bool],
+) -> None:
+    statement = (
+        sa.update(checkpoint)
+        .where(checkpoint.c.route == route, checkpoint.c.token == token)
+        .where(checkpoint.c.version == version, checkpoint.c.expires_at > now(), *conditions)
+        .values(values)
+    )
+    if connection.execute(statement).rowcount != 1:
+        raise LeaseLostError(
+            f"route {route}: the lease is over, or its position was moved by someone else, or the"
+            " database server was replaced; going on from the stored position"
+        )

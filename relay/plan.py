@@ -1,0 +1,223 @@
+"""What to do with the events of a page, decided without I/O.
+
+    rows ─▶ wanted? ─▶ key blocked? ─▶ publish ─▶ outcome ─┬▶ published
+              │ no         │ yes          ▲                ├▶ again, in order: Retry
+              ▼            ▼              └────────────────┘
+            settled      parked                            └▶ dead, and its key is blocked
+
+A page is worked off in rounds: each publishes what is left of it, in order. Everything before the
+first event that is left, or that a letter is still to be written for, is settled.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Literal, assert_never
+
+from outbox.errors import DestinationRefusedError, PermanentError, TransientError
+from outbox.transport import PUBLISHED, Dead, Published, Retry
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from collections.abc import Set as AbstractSet
+
+    from outbox.dead_letter import Letter
+    from outbox.envelope import Envelope
+    from outbox.transport import Outcome
+
+OnDead = Literal["park_key", "skip", "stop"]
+
+KNOWN_TYPES = 10_000
+"""Types whose filter result is remembered, at most."""
+
+
+class TypeFilter:
+    """Tells by its globs which event types a route carries."""
+
+    def __init__(self, globs: Sequence[str]) -> None:
+        self._globs = tuple(globs)
+        self._takes_all = "*" in self._globs
+        self._known: dict[str, bool] = {}
+
+    def select(self, envelopes: Sequence[Envelope]) -> Sequence[int]:
+        """Return the indexes of the events that the route carries, in order."""
+        if self._takes_all:
+            return range(len(envelopes))
+        known = self._known
+        for name in {envelope.type for envelope in envelopes} - known.keys():
+            if len(known) >= KNOWN_TYPES:
+                known.clear()
+            known[name] = any(fnmatchcase(name, glob) for glob in self._globs)
+        return [index for index, envelope in enumerate(envelopes) if self._takes(envelope.type)]
+
+    def _takes(self, name: str) -> bool:
+        known = self._known.get(name)
+        return any(fnmatchcase(name, glob) for glob in self._globs) if known is None else known
+
+
+@dataclass(frozen=True, slots=True)
+class SetAside:
+    """An event that gets a letter instead of being published."""
+
+    index: int
+    envelope: Envelope
+    status: Literal["dead", "parked"]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """How far the events of one page are; each round makes a new one."""
+
+    total: int
+    """Events of the page, those included that the route does not carry."""
+    indexes: Sequence[int]
+    """Where in the page the events stand that are still to be published."""
+    envelopes: Sequence[Envelope]
+    """These events, in order."""
+    set_aside: tuple[SetAside, ...] = ()
+    """Events to write letters for, by index."""
+    blocked: frozenset[str] = frozenset()
+    """Keys that this page blocked."""
+    published_count: int = 0
+    error: TransientError | PermanentError | None = None
+    """Why to wait before the next round; None where it may follow at once."""
+
+    @property
+    def is_done(self) -> bool:
+        """Nothing is left to be published."""
+        return not self.envelopes
+
+    @property
+    def settled_count(self) -> int:
+        """How many events at the start of the page need nothing more."""
+        first = self.total if self.is_done else self.indexes[0]
+        return min(first, self.set_aside[0].index) if self.set_aside else first
+
+
+def begin(
+    envelopes: Sequence[Envelope],
+    chosen: Sequence[int],
+    blocked: AbstractSet[str],
+    source: str,
+) -> Work:
+    """Start with a page: fill in the source, and park the events of blocked keys."""
+    rest = envelopes if len(chosen) == len(envelopes) else [envelopes[i] for i in chosen]
+    if any(envelope.source is None for envelope in rest):
+        rest = [e if e.source is not None else replace(e, source=source) for e in rest]
+    work = Work(len(envelopes), chosen, rest)
+    if not blocked or blocked.isdisjoint(envelope.partition_key for envelope in rest):
+        return work
+    pairs = list(zip(chosen, rest, strict=True))
+    kept = [pair for pair in pairs if pair[1].partition_key not in blocked]
+    parked = [pair for pair in pairs if pair[1].partition_key in blocked]
+    return replace(
+        work,
+        indexes=[index for index, _ in kept],
+        envelopes=[envelope for _, envelope in kept],
+        set_aside=tuple(_parked(index, envelope) for index, envelope in parked),
+    )
+
+
+def after(work: Work, outcomes: Sequence[Outcome], on_dead: OnDead) -> Work:
+    """Return what is left once the events of a round have their outcomes."""
+    if len(outcomes) != len(work.envelopes):
+        msg = f"the publisher returned {len(outcomes)} outcomes for {len(work.envelopes)} events"
+        raise ValueError(msg)
+    if outcomes.count(PUBLISHED) == len(outcomes):
+        return replace(
+            work,
+            indexes=(),
+            envelopes=(),
+            published_count=work.published_count + len(outcomes),
+            error=None,
+        )
+    return _sort_out(work, outcomes, on_dead)
+
+
+def _sort_out(work: Work, outcomes: Sequence[Outcome], on_dead: OnDead) -> Work:
+    again: list[tuple[int, Envelope]] = []
+    aside: list[SetAside] = []
+    errors: list[TransientError | PermanentError] = []
+    dead_keys: set[str] = set()
+    for index, envelope, outcome in zip(work.indexes, work.envelopes, outcomes, strict=True):
+        key = envelope.partition_key
+        follows_dead = key in dead_keys
+        match outcome:
+            case Published():
+                pass
+            case Retry() if follows_dead and on_dead == "park_key":
+                aside.append(_parked(index, envelope))
+            case Retry(error):
+                again.append((index, envelope))
+                if not follows_dead:
+                    errors.append(error)
+            case Dead(error) if on_dead == "stop":
+                again.append((index, envelope))
+                errors.append(error)
+            case Dead(error):
+                aside.append(SetAside(index, envelope, "dead", str(error)))
+                if key is not None:
+                    dead_keys.add(key)
+            case _:
+                assert_never(outcome)
+    settled = len(outcomes) - len(again) - len(aside)
+    return Work(
+        total=work.total,
+        indexes=[index for index, _ in again],
+        envelopes=[envelope for _, envelope in again],
+        set_aside=tuple(sorted((*work.set_aside, *aside), key=lambda item: item.index)),
+        blocked=work.blocked | dead_keys if on_dead == "park_key" else work.blocked,
+        published_count=work.published_count + settled,
+        error=_gravest(errors),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What became of letters that were published again."""
+
+    resolved: tuple[int, ...]
+    """Ids of those that are published now."""
+    failed: tuple[tuple[int, str], ...]
+    """Ids and reasons of those that failed for good once more."""
+    error: TransientError | PermanentError | None
+    """Why the others have to be tried later; None where they only wait for those that failed."""
+
+
+def replayed(letters: Sequence[Letter], outcomes: Sequence[Outcome]) -> Replayed:
+    """Sort out letters by the outcomes of their events."""
+    resolved: list[int] = []
+    failed: list[tuple[int, str]] = []
+    errors: list[TransientError | PermanentError] = []
+    dead_keys: set[str | None] = set()
+    for letter, outcome in zip(letters, outcomes, strict=True):
+        match outcome:
+            case Published():
+                resolved.append(letter.id)
+            case Retry(error):
+                if letter.partition_key is None or letter.partition_key not in dead_keys:
+                    errors.append(error)
+            case Dead(error):
+                failed.append((letter.id, str(error)))
+                dead_keys.add(letter.partition_key)
+            case _:
+                assert_never(outcome)
+    return Replayed(tuple(resolved), tuple(failed), _gravest(errors))
+
+
+def _gravest(
+    errors: Sequence[TransientError | PermanentError],
+) -> TransientError | PermanentError | None:
+    """Choose the error to tell: one that an operator has to act on goes before an outage."""
+    for kind in (PermanentError, DestinationRefusedError):
+        for error in errors:
+            if isinstance(error, kind):
+                return error
+    return errors[0] if errors else None
+
+
+def _parked(index: int, envelope: Envelope) -> SetAside:
+    reason = "parked: an earlier event of its key is a dead letter"
+    return SetAside(index, envelope, "parked", reason)

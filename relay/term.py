@@ -1,0 +1,288 @@
+"""One term: what a route does while it holds the lease.
+
+    reader ──pages──▶ publisher ──positions──▶ keeper
+
+Three threads, one of which may end the term: the lease is lost, the server was replaced, a
+setting is wrong, an operator stops the relay. Then the publish that is under way is finished, and
+what is settled is stored.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from outbox.dead_letter import Failure
+from outbox.errors import (
+    CaptureRestartedError,
+    DatabaseUnavailableError,
+    LeaseLostError,
+    OutboxError,
+)
+from outbox.transports import transport_of
+from relay import plan
+from relay.capture import open_capture
+from relay.checkpoint import Checkpoint
+from relay.letters import Letters
+from relay.reader import PageQueue, Reader
+from relay.stall import Stall, TermOverError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import sqlalchemy as sa
+
+    from outbox.envelope import Envelope
+    from outbox.settings import RouteSettings
+    from outbox.transport import Outcome, Publisher
+    from relay.capture import Capture, Page
+    from relay.lease import Grant, Trust
+    from relay.stall import Patience
+
+log = logging.getLogger(__name__)
+
+PUBLISH_SHARE: Final = 0.4
+"""The part of a lease that one publish may take."""
+SLACK_SHARE: Final = 0.1
+"""The part of a lease that has to be left over after it."""
+PASSING: Final = (LeaseLostError, CaptureRestartedError, DatabaseUnavailableError)
+"""What ends a term and is no fault of the route."""
+TRUST_SECONDS: Final = 0.02
+"""How often a publisher that may not act looks whether it may again."""
+
+
+@dataclass(slots=True)
+class Counts:
+    """What one route did since it was started."""
+
+    published: int = 0
+    parked: int = 0
+    dead: int = 0
+
+
+class Term:
+    """The time from one lease to its end."""
+
+    def __init__(
+        self,
+        engine: sa.Engine,
+        settings: RouteSettings,
+        source: str,
+        grant: Grant,
+        trust: Trust,
+        patience: Patience,
+        counts: Counts,
+        is_enough: Callable[[Page], bool],
+    ) -> None:
+        """Begin with a granted lease; `is_enough` says which page is the last one to be read."""
+        self._engine = engine
+        self._settings = settings
+        self._source = source
+        self._route = grant.route
+        self._patience = patience
+        self._counts = counts
+        self._is_enough = is_enough
+        self._ended = threading.Event()
+        self._error: BaseException | None = None
+        self._is_done = False
+        self._trust = trust
+        self._checkpoint = Checkpoint(
+            engine, grant, settings.lease_seconds, trust, on_failure=self._fail
+        )
+        self._queue = PageQueue()
+        self._filter = plan.TypeFilter(settings.types)
+        self._stall = self._new_stall(self._report)
+
+    def end(self) -> None:
+        """Finish what is under way, then stop; from any thread, more than once."""
+        self._ended.set()
+        self._queue.close()
+
+    def run(self) -> bool:
+        """Work until the end; return whether all was done that was to be done.
+
+        Raises what ended the term, if not `end`.
+        """
+        with ExitStack() as stack:
+            stack.callback(self._checkpoint.close)
+            try:
+                self._open(stack)
+                self._publish_pages()
+            except TermOverError:
+                pass
+            except Exception as exc:  # noqa: BLE001  # raised below, unless another thread's caused it
+                self._fail(exc)
+            if self._error is not None:
+                if not isinstance(self._error, PASSING):
+                    self._report(str(self._error))
+                raise self._error
+        return self._is_done
+
+    def _open(self, stack: ExitStack) -> None:
+        """Make what the threads use, and start them; the stack ends them in reverse order."""
+        self._checkpoint.start()
+        capture = open_capture(self._engine)
+        stack.callback(capture.close)
+        position = self._start(capture)
+        self._publisher: Publisher = self._make_publisher()
+        stack.callback(self._publisher.close)
+        self._letters = Letters(
+            self._engine,
+            self._route,
+            self._settings.page_size,
+            self._publish,
+            self._checkpoint.guarded,
+        )
+        self._reader = Reader(
+            capture,
+            position,
+            self._settings.page_size,
+            self._queue,
+            self._is_enough,
+            self._new_stall().wait,
+            self._ended,
+        )
+        thread = threading.Thread(target=self._read, name=f"relay-{self._route}-reader")
+        thread.start()
+        stack.callback(thread.join)
+        stack.callback(self._reader.wakeup.ring)
+        stack.callback(self.end)
+
+    def _start(self, capture: Capture) -> Any:
+        stored = self._checkpoint.stored
+        if stored is not None:
+            return capture.position(stored)
+        is_now = self._settings.start == "now"
+        position = capture.now() if is_now else capture.beginning()
+        # What commits from here on is not to be missed, whatever happens before the first page.
+        self._checkpoint.settle(position)
+        self._checkpoint.store()
+        return position
+
+    def _make_publisher(self) -> Publisher:
+        transport, options = transport_of(self._route, self._settings)
+        return transport.publisher(
+            self._route, options, self._settings.lease_seconds * PUBLISH_SHARE
+        )
+
+    def _new_stall(self, report: Callable[[str | None], None] | None = None) -> Stall:
+        seconds = self._settings.retry_max_seconds
+        return Stall(self._route, seconds, self._patience, self._ended, report)
+
+    def _read(self) -> None:
+        try:
+            self._reader.run()
+        except TermOverError:
+            pass
+        except BaseException as exc:  # noqa: BLE001  # the term ends by it and raises it
+            self._fail(exc)
+
+    def _fail(self, error: BaseException) -> None:
+        if self._error is None:
+            self._error = error
+        self.end()
+
+    def _publish_pages(self) -> None:
+        while not self._ended.is_set():
+            self._count_letters(self._letters.look_if_due())
+            page = self._queue.get(self._letters.seconds_to_look)
+            if page is not None:
+                self._deliver(page)
+            elif self._queue.is_exhausted:
+                self._publish_letters()
+                self._is_done = True
+                return
+
+    def _publish_letters(self) -> None:
+        """Publish all letters that are to be tried again, before a relay that is to finish does."""
+        while True:
+            result = self._letters.look()
+            self._count_letters(result)
+            if result.error is not None:
+                self._stall.wait(result.error)
+            elif not result.resolved:
+                return
+
+    def _count_letters(self, result: plan.Replayed) -> None:
+        self._counts.published += len(result.resolved)
+        self._counts.dead += len(result.failed)
+
+    def _deliver(self, page: Page) -> None:
+        """Work off one page; it is settled when this returns."""
+        envelopes = page.envelopes
+        if not envelopes:
+            self._checkpoint.settle(page.position(), soon=False)
+            self._flowed()
+            return
+        blocked = set() if self._settings.on_dead == "skip" else self._letters.blocked
+        work = plan.begin(envelopes, self._filter.select(envelopes), blocked, self._source)
+        while not work.is_done:
+            work = self._round(work, page)
+        if work.set_aside:
+            self._set_aside(work, page)
+        else:
+            self._checkpoint.settle(page.position())
+        self._flowed()
+
+    def _round(self, work: plan.Work, page: Page) -> plan.Work:
+        before = work.published_count
+        work = plan.after(work, self._publish(work.envelopes), self._settings.on_dead)
+        self._counts.published += work.published_count - before
+        if not work.is_done:
+            self._checkpoint.settle(page.position(work.settled_count))
+            if work.published_count > before:
+                self._patience.progressed()
+            if work.error is not None:
+                self._stall.wait(work.error)
+        return work
+
+    def _publish(self, envelopes: Sequence[Envelope]) -> Sequence[Outcome]:
+        """Publish while the lease can be trusted until the end of it."""
+        needed = self._settings.lease_seconds * (PUBLISH_SHARE + SLACK_SHARE)
+        while self._trust.seconds_left() <= needed:
+            if self._ended.wait(TRUST_SECONDS):
+                raise TermOverError
+        if self._ended.is_set():
+            raise TermOverError
+        return self._publisher.publish(envelopes)
+
+    def _set_aside(self, work: plan.Work, page: Page) -> None:
+        """Write letters; the page is settled by the same transaction."""
+        failures = [
+            Failure(item.envelope, item.reason, item.status, int(item.status == "dead"))
+            for item in work.set_aside
+        ]
+        stall = self._new_stall()
+        while True:
+            try:
+                self._checkpoint.set_aside(page.position(), failures)
+                break
+            except DatabaseUnavailableError as exc:
+                stall.wait(exc)
+        self._letters.blocked |= work.blocked
+        dead = [item for item in work.set_aside if item.status == "dead"]
+        self._counts.dead += len(dead)
+        self._counts.parked += len(failures) - len(dead)
+        for item in dead:
+            facts = {
+                "route": self._route,
+                "id": item.envelope.id,
+                "type": item.envelope.type,
+                "partition_key": item.envelope.partition_key,
+                "reason": item.reason,
+            }
+            log.error("event became a dead letter", extra=facts)
+
+    def _flowed(self) -> None:
+        self._stall.over()
+        self._report(None)
+
+    def _report(self, error: str | None) -> None:
+        try:
+            self._checkpoint.report(error)
+        except OutboxError as exc:
+            facts = {"route": self._route, "error": str(exc)}
+            log.warning("the status cannot be written now", extra=facts)
