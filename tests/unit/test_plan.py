@@ -1,0 +1,227 @@
+"""What is decided about a page, for any events, outcomes and keys."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from outbox.dead_letter import Letter
+from outbox.envelope import Envelope
+from outbox.errors import (
+    BrokerUnavailableError,
+    DestinationRefusedError,
+    HeldBackError,
+    RecordRefusedError,
+)
+from outbox.transport import PUBLISHED, Dead, Outcome, Published, Retry
+from relay import plan
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from relay.plan import OnDead, Work
+
+OUTAGE = Retry(BrokerUnavailableError("no answer"))
+REFUSED = Retry(DestinationRefusedError("no such topic"))
+HELD = Retry(HeldBackError("behind another"))
+DEAD = Dead(RecordRefusedError("too large"))
+
+
+def event(index: int, key: str | None, type_: str = "shop.order.placed") -> Envelope:
+    return Envelope(
+        id=str(index),
+        source="/shop",
+        type=type_,
+        time=datetime(2026, 1, 1, tzinfo=UTC),
+        data=b"{}",
+        partition_key=key,
+    )
+
+
+def begin(keys: Sequence[str | None], blocked: Sequence[str] = ()) -> Work:
+    events = [event(index, key) for index, key in enumerate(keys)]
+    return plan.begin(events, range(len(events)), frozenset(blocked), "/own")
+
+
+def fenced(events: Sequence[Envelope], wanted: Sequence[Outcome]) -> list[Outcome]:
+    """What a publisher that keeps its promise answers."""
+    fences: set[str] = set()
+    outcomes: list[Outcome] = []
+    for envelope, outcome in zip(events, wanted, strict=True):
+        if envelope.partition_key in fences:
+            outcomes.append(HELD)
+            continue
+        outcomes.append(outcome)
+        if not isinstance(outcome, Published) and envelope.partition_key is not None:
+            fences.add(envelope.partition_key)
+    return outcomes
+
+
+KEYS = st.lists(st.sampled_from([None, "a", "b", "c"]), min_size=1, max_size=12)
+OUTCOMES: st.SearchStrategy[Outcome] = st.sampled_from(
+    [PUBLISHED, PUBLISHED, Published(), OUTAGE, REFUSED, DEAD]
+)
+
+
+@given(
+    keys=KEYS,
+    blocked=st.sets(st.sampled_from(["a", "b"])),
+    on_dead=st.sampled_from(["park_key", "skip", "stop"]),
+    data=st.data(),
+)
+def test_nothing_is_lost_repeated_or_reordered(
+    keys: list[str | None], blocked: set[str], on_dead: OnDead, data: st.DataObject
+) -> None:
+    work = begin(keys, sorted(blocked))
+    published: list[int] = []
+    settled = work.settled_count
+    for turn in range(50):
+        if work.is_done:
+            break
+        sent = list(work.indexes)
+        assert [int(envelope.id) for envelope in work.envelopes] == sent == sorted(set(sent))
+        assert not set(sent) & set(published)
+        choice: st.SearchStrategy[Outcome] = OUTCOMES if turn < 10 else st.just(PUBLISHED)
+        wanted = [data.draw(choice) for _ in sent]
+        outcomes = fenced(work.envelopes, wanted)
+        published += [i for i, o in zip(sent, outcomes, strict=True) if isinstance(o, Published)]
+        work = plan.after(work, outcomes, on_dead)
+        assert settled <= work.settled_count <= work.total
+        settled = work.settled_count
+        pending = set(work.indexes) | {item.index for item in work.set_aside}
+        assert not pending or settled == min(pending)
+    aside = [item.index for item in work.set_aside]
+    assert sorted(published + aside) == list(range(len(keys)))
+    assert aside == sorted(aside)
+    assert work.published_count == len(published)
+    for key in ("a", "b", "c"):
+        of_key = [index for index in published if keys[index] == key]
+        assert of_key == sorted(of_key)
+        if on_dead == "park_key":
+            behind = [index for index in aside if keys[index] == key]
+            assert not behind or not of_key or max(of_key) < min(behind)
+    if on_dead != "park_key":
+        assert {item.status for item in work.set_aside if keys[item.index] not in blocked} <= {
+            "dead"
+        }
+    if on_dead == "stop":
+        assert {keys[index] for index in aside} <= blocked
+
+
+def test_everything_published_is_the_end_of_a_page() -> None:
+    work = plan.after(begin(["a", "b"]), [PUBLISHED, PUBLISHED], "park_key")
+    assert work.is_done
+    assert (work.settled_count, work.published_count, work.error) == (2, 2, None)
+
+
+def test_a_dead_event_parks_what_follows_in_its_key_and_nothing_else() -> None:
+    work = plan.after(begin(["a", "a", "b", None]), [DEAD, HELD, PUBLISHED, DEAD], "park_key")
+    assert [(item.index, item.status) for item in work.set_aside] == [
+        (0, "dead"),
+        (1, "parked"),
+        (3, "dead"),
+    ]
+    assert work.set_aside[0].reason == "too large"
+    assert work.blocked == {"a"}
+    assert work.is_done
+
+
+def test_what_was_held_behind_a_skipped_event_is_published_at_once() -> None:
+    work = plan.after(begin(["a", "a"]), [DEAD, HELD], "skip")
+    assert (list(work.indexes), work.error, work.blocked) == ([1], None, frozenset())
+
+
+def test_a_stopped_route_tries_the_dead_event_again_and_says_why() -> None:
+    work = plan.after(begin(["a", "b", "a"]), [PUBLISHED, DEAD, PUBLISHED], "stop")
+    assert (list(work.indexes), work.settled_count) == ([1], 1)
+    assert work.error is DEAD.error
+
+
+def test_a_refusal_is_told_before_an_outage() -> None:
+    work = plan.after(begin(["a", "b"]), [OUTAGE, REFUSED], "park_key")
+    assert work.error is REFUSED.error
+    assert work.settled_count == 0
+
+
+def test_events_of_blocked_keys_are_parked_unpublished() -> None:
+    work = begin(["a", "b", "a"], ["a"])
+    assert list(work.indexes) == [1]
+    assert [item.index for item in work.set_aside] == [0, 2]
+    assert work.settled_count == 0
+
+
+def test_a_missing_source_is_filled_in() -> None:
+    bare = Envelope(id="1", source=None, type="t", time=datetime(2026, 1, 1, tzinfo=UTC), data=b"")
+    work = plan.begin([bare, event(1, "a")], range(2), frozenset(), "/own")
+    assert [envelope.source for envelope in work.envelopes] == ["/own", "/shop"]
+
+
+def test_events_that_the_route_does_not_carry_are_settled() -> None:
+    events = [event(0, "a", "x"), event(1, "a", "y"), event(2, "a", "x")]
+    chosen = plan.TypeFilter(["y"]).select(events)
+    work = plan.begin(events, chosen, frozenset(), "/own")
+    assert (list(work.indexes), work.settled_count) == ([1], 1)
+    assert plan.after(work, [PUBLISHED], "park_key").settled_count == 3
+
+
+def test_a_wrong_number_of_outcomes_is_refused() -> None:
+    with pytest.raises(ValueError, match="1 outcomes for 2 events"):
+        plan.after(begin(["a", "b"]), [PUBLISHED], "skip")
+
+
+@pytest.mark.parametrize(
+    ("globs", "expected"),
+    [
+        (["*"], [0, 1, 2]),
+        (["shop.*"], [0, 1]),
+        (["shop.order.*", "till.*"], [0, 2]),
+        (["Shop.*"], []),
+    ],
+)
+def test_types_are_chosen_by_globs(globs: list[str], expected: list[int]) -> None:
+    names = ["shop.order.placed", "shop.stock", "till.opened"]
+    events = [event(index, None, name) for index, name in enumerate(names)]
+    chooser = plan.TypeFilter(globs)
+    assert list(chooser.select(events)) == expected
+    assert list(chooser.select(events)) == expected
+
+
+def test_the_filter_forgets_when_there_are_too_many_types(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "KNOWN_TYPES", 2)
+    chooser = plan.TypeFilter(["t1*"])
+    events = [event(index, None, f"t{index}") for index in range(13)]
+    assert list(chooser.select(events)) == [1, 10, 11, 12]
+    assert list(chooser.select(events)) == [1, 10, 11, 12]
+
+
+def letter(number: int, key: str | None) -> Letter:
+    moment = datetime(2026, 1, 1, tzinfo=UTC)
+    return Letter(
+        id=number,
+        stage="relay",
+        owner="kafka",
+        status="requested",
+        reason="too large",
+        attempt_count=1,
+        first_failed_at=moment,
+        last_failed_at=moment,
+        resolved_at=None,
+        note=None,
+        place=None,
+        content=event(number, key),
+    )
+
+
+def test_letters_are_sorted_out_by_their_outcomes() -> None:
+    letters = [letter(1, "a"), letter(2, "b"), letter(3, "b"), letter(4, None)]
+    result = plan.replayed(letters, [PUBLISHED, DEAD, HELD, PUBLISHED])
+    assert (result.resolved, result.failed, result.error) == ((1, 4), ((2, "too large"),), None)
+
+
+def test_letters_wait_for_the_broker_without_failing() -> None:
+    result = plan.replayed([letter(1, "a"), letter(2, None)], [OUTAGE, REFUSED])
+    assert (result.resolved, result.failed, result.error) == ((), (), REFUSED.error)

@@ -1,0 +1,40 @@
+"""When a reader reads again."""
+
+from __future__ import annotations
+
+import threading
+
+from relay.wakeup import Pace, Wakeup
+
+
+def test_pauses_double_while_nothing_is_found_and_start_again_when_something_is() -> None:
+    pace = Pace(shortest=0.002, longest=0.1)
+    pauses = [pace.after(found=False) for _ in range(8)]
+    assert pauses == [0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.1, 0.1]
+    assert pace.after(found=True) == 0.002
+    assert pace.after(found=False) == 0.004
+
+
+def test_an_idle_reader_reads_at_most_ten_times_a_second() -> None:
+    pace = Pace()
+    pauses = [pace.after(found=False) for _ in range(1000)]
+    assert 1000 / sum(pauses) < 10.1
+
+
+def test_a_ring_ends_the_wait() -> None:
+    wakeup = Wakeup(Pace(shortest=60, longest=60))
+    thread = threading.Thread(target=lambda: wakeup.wait(found=False))
+    thread.start()
+    wakeup.ring()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_a_ring_before_the_wait_is_not_lost() -> None:
+    wakeup = Wakeup(Pace(shortest=60, longest=60))
+    wakeup.ring()
+    wakeup.wait(found=False)
+
+
+def test_the_pause_is_kept_without_a_ring() -> None:
+    Wakeup(Pace(shortest=0.001, longest=0.001)).wait(found=True)
