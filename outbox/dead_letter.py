@@ -156,6 +156,12 @@ def _reopen(connection: sa.Connection, stage: str, owner: str, rows: list[dict[s
             by_event[source, event_id]["attempt_count"] += attempt_count
 
 
+def any_unresolved(connection: sa.Connection, stage: Stage, owner: str) -> bool:
+    """Tell whether an event has an unresolved letter; cheaper than asking for many keys."""
+    query = sa.select(sa.select(letters.c.id).where(*_unresolved(letters, stage, owner)).exists())
+    return bool(connection.scalar(query))
+
+
 def blocked_keys(
     connection: sa.Connection, stage: Stage, owner: str, keys: Collection[str] | None = None
 ) -> set[str]:

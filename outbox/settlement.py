@@ -87,7 +87,8 @@ def read(delivery: Delivery) -> Received:
 
 def decode(message: Message) -> Envelope:
     """Read a message as an event; raises `DecodeError`."""
-    if b"\0" in (message.key or b"") or any(b"\0" in value for _, value in message.headers):
+    texts = [value for _, value in message.headers]
+    if b"\0" in b"".join(texts) or b"\0" in (message.key or b""):
         raise DecodeError("the message has a header or key with a zero byte in it")
     return codec.from_headers(message.key, message.headers, message.data, topic=message.topic)
 
@@ -149,8 +150,10 @@ class Settlement:
             task.item.content for task in self._tasks if isinstance(task.item.content, Envelope)
         ]
         fresh = inbox.claim(connection, name, [identity(envelope) for envelope in envelopes])
-        keys = {e.partition_key for e in envelopes if e.partition_key is not None}
-        blocked = dead_letter.blocked_keys(connection, "consumer", name, keys)
+        blocked: set[str] = set()
+        if dead_letter.any_unresolved(connection, "consumer", name):
+            keys = {e.partition_key for e in envelopes if e.partition_key is not None}
+            blocked = dead_letter.blocked_keys(connection, "consumer", name, keys)
         jobs, failures = self._sort(fresh, blocked)
         self.failures = failures
         dead_letter.record(connection, "consumer", name, failures)
