@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -17,6 +18,9 @@ from outbox.errors import DecodeError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+PREFIX: Final = "ce_"
+"""What an attribute's header begins with."""
 
 EXTENSIONS: Final = {
     "dataschema": "dataschema",
@@ -110,80 +114,132 @@ ROW_COLUMNS: Final = (
 )
 
 
+def size_of(envelope: Envelope) -> int:
+    """Return how many bytes of data, key and headers its record has, without its framing."""
+    headers = sum(len(name.encode()) + len(value) for name, value in to_headers(envelope))
+    return len(envelope.data) + len((envelope.partition_key or "").encode()) + headers
+
+
 def to_headers(envelope: Envelope, prefix: str = "ce_") -> list[tuple[str, bytes]]:
     """Return the headers of the binary mode: attributes first, then the application's own.
 
     The partition key is the record's key, so it is not repeated here.
     """
-    named = [
-        ("specversion", SPEC_VERSION),
-        ("id", envelope.id),
-        ("source", envelope.source or ""),
-        ("type", envelope.type),
-        ("time", time_text(envelope.time)),
-        ("version", str(envelope.version)),
-        ("subject", envelope.subject),
-        ("sequence", None if envelope.sequence is None else str(envelope.sequence)),
-        ("dataschema", envelope.dataschema),
-        ("correlationid", envelope.correlation_id),
-        ("causationid", envelope.causation_id),
-        ("actor", envelope.actor),
-        ("traceparent", envelope.traceparent),
-        ("tracestate", envelope.tracestate),
+    headers = [
+        *_fixed_headers(
+            prefix, envelope.source or "", envelope.type, envelope.version, envelope.content_type
+        ),
+        (prefix + "id", envelope.id.encode()),
+        (prefix + "time", time_text(envelope.time).encode()),
     ]
-    headers = [(prefix + name, value.encode()) for name, value in named if value is not None]
-    headers.append(("content-type", envelope.content_type.encode()))
-    headers += [(name, value.encode()) for name, value in envelope.headers.items()]
+    if envelope.sequence is not None:
+        headers.append((prefix + "sequence", b"%d" % envelope.sequence))
+    if envelope.subject is not None:
+        headers.append((prefix + "subject", envelope.subject.encode()))
+    if envelope.correlation_id is not None:
+        headers.append((prefix + "correlationid", envelope.correlation_id.encode()))
+    if envelope.causation_id is not None:
+        headers.append((prefix + "causationid", envelope.causation_id.encode()))
+    if envelope.actor is not None:
+        headers.append((prefix + "actor", envelope.actor.encode()))
+    if envelope.traceparent is not None:
+        headers.append((prefix + "traceparent", envelope.traceparent.encode()))
+    if envelope.tracestate is not None:
+        headers.append((prefix + "tracestate", envelope.tracestate.encode()))
+    if envelope.dataschema is not None:
+        headers.append((prefix + "dataschema", envelope.dataschema.encode()))
+    if envelope.headers:
+        headers += [(name, value.encode()) for name, value in envelope.headers.items()]
     return headers
+
+
+@lru_cache(maxsize=1_000)
+def _fixed_headers(
+    prefix: str, source: str, event_type: str, version: int, content_type: str
+) -> tuple[tuple[str, bytes], ...]:
+    """Return the headers that all events of one type and producer share."""
+    return (
+        (prefix + "specversion", SPEC_VERSION.encode()),
+        (prefix + "source", source.encode()),
+        (prefix + "type", event_type.encode()),
+        (prefix + "version", b"%d" % version),
+        ("content-type", content_type.encode()),
+    )
 
 
 def from_headers(
     key: bytes | None,
-    headers: Sequence[tuple[str, bytes]],
-    data: bytes,
+    headers: Sequence[tuple[str, bytes | None]],
+    data: bytes | None,
     *,
     topic: str | None = None,
-    prefix: str = "ce_",
+    prefix: str = PREFIX,
 ) -> Envelope:
-    """Read a message in binary mode; raises `DecodeError` where it is no such CloudEvent."""
+    """Read a message in binary mode; raises `DecodeError` where it is no such CloudEvent.
+
+    Without a `ce_time` the event happened now. Extensions that this library does not know stay
+    among the headers, under their full name.
+    """
     try:
-        texts = {name: value.decode() for name, value in headers}
-        attributes = {
-            name.removeprefix(prefix): value
-            for name, value in texts.items()
-            if name.startswith(prefix)
-        }
-        extensions = {
-            field: attributes[name] for name, field in EXTENSIONS.items() if name in attributes
-        }
+        texts = {name: "" if value is None else _text_of(value) for name, value in headers}
+        attributes = {name: texts.pop(prefix + name) for name in _NAMED if prefix + name in texts}
         if attributes["specversion"] != SPEC_VERSION:
-            msg = f"CloudEvents version {attributes['specversion']} is not {SPEC_VERSION}"
-            raise DecodeError(msg)
+            raise DecodeError(
+                f"CloudEvents version {attributes['specversion']!r} is not {SPEC_VERSION}"
+            )
+        for name in ("id", "source", "type"):
+            if not attributes[name]:
+                raise DecodeError(f"the message's header {prefix}{name} is empty")
+        partition_key = attributes.get("partitionkey") if key is None else _text_of(key)
         return Envelope(
             id=attributes["id"],
             source=attributes["source"],
             type=attributes["type"],
             time=time_of(attributes["time"]) if "time" in attributes else datetime.now(UTC),
-            data=data,
-            version=int(attributes.get("version", "1")),
-            content_type=texts.get("content-type", JSON_CONTENT_TYPE),
+            data=data or b"",
+            version=_number(attributes.get("version", "1"), 1, _MAX_VERSION),
+            content_type=texts.pop("content-type", JSON_CONTENT_TYPE),
             subject=attributes.get("subject"),
-            partition_key=None if key is None else key.decode(),
+            partition_key=partition_key,
             topic=topic,
-            headers={
-                name: value
-                for name, value in texts.items()
-                if not name.startswith(prefix) and name != "content-type"
-            },
-            sequence=int(attributes["sequence"]) if "sequence" in attributes else None,
-            **extensions,
+            headers=texts,
+            sequence=(
+                _number(attributes["sequence"], 0, _MAX_SEQUENCE)
+                if "sequence" in attributes
+                else None
+            ),
+            **{field: attributes[name] for name, field in EXTENSIONS.items() if name in attributes},
         )
     except KeyError as exc:
         msg = f"the message has no header {prefix}{exc.args[0]}, so it is no CloudEvent"
         raise DecodeError(msg) from exc
-    except ValueError as exc:
+    except (ValueError, OverflowError) as exc:
         msg = f"the message has a header or key that cannot be read: {exc}"
         raise DecodeError(msg) from exc
+
+
+_NAMED: Final = (
+    *("specversion", "id", "source", "type", "time", "version", "subject", "sequence"),
+    "partitionkey",
+    *EXTENSIONS,
+)
+# What the columns hold where an envelope is stored again.
+_MAX_VERSION: Final = 2**31 - 1
+_MAX_SEQUENCE: Final = 2**63 - 1
+
+
+def _text_of(value: bytes) -> str:
+    text = value.decode()
+    if "\0" in text:
+        raise ValueError("it contains a NUL character")
+    return text
+
+
+def _number(text: str, least: int, most: int) -> int:
+    number = int(text)
+    if not least <= number <= most:
+        raise ValueError(f"{number} is not between {least} and {most}")
+    return number
 
 
 def to_json(envelope: Envelope) -> dict[str, Any]:
@@ -211,7 +267,9 @@ def to_json(envelope: Envelope) -> dict[str, Any]:
 
 def time_text(moment: datetime) -> str:
     """Write a moment as RFC 3339 in UTC, ending in `Z`."""
-    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    if moment.tzinfo is not UTC:
+        moment = moment.astimezone(UTC)
+    return moment.isoformat()[: -len("+00:00")] + "Z"
 
 
 def time_of(text: str) -> datetime:
@@ -220,4 +278,5 @@ def time_of(text: str) -> datetime:
     if moment.tzinfo is None:
         msg = f"the time {text!r} has no time zone"
         raise ValueError(msg)
+    moment.astimezone(UTC)  # raises where UTC has no such year
     return moment
