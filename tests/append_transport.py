@@ -1,0 +1,59 @@
+"""A transport that outlives processes: a file with one line for each published event.
+
+A line is `writer key id`. One `publish` is one write to a file that is opened for appending.
+An event whose type ends in `.poison` is dead.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel
+
+from outbox.errors import HeldBackError, RecordRefusedError
+from outbox.transport import PUBLISHED, Dead, Outcome, Retry
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from outbox.envelope import Envelope
+
+
+class Options(BaseModel):
+    path: Path
+    pause_seconds: float = 0.0
+    """What one publish takes."""
+
+
+class AppendPublisher:
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._file = os.open(options.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+    def publish(self, batch: Sequence[Envelope], /) -> Sequence[Outcome]:
+        time.sleep(self._options.pause_seconds)
+        dead: set[str | None] = set()
+        outcomes: list[Outcome] = []
+        lines: list[str] = []
+        for envelope in batch:
+            key = envelope.partition_key
+            if key is not None and key in dead:
+                outcomes.append(Retry(HeldBackError("behind a dead one")))
+            elif envelope.type.endswith(".poison"):
+                dead.add(key)
+                outcomes.append(Dead(RecordRefusedError("poison")))
+            else:
+                outcomes.append(PUBLISHED)
+                lines.append(f"{os.getpid()} {key} {envelope.id}\n")
+        os.write(self._file, "".join(lines).encode())
+        return outcomes
+
+    def close(self) -> None:
+        os.close(self._file)
+
+
+def publisher(route: str, options: Options, timeout: float) -> AppendPublisher:
+    return AppendPublisher(options)
