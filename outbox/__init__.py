@@ -1,1 +1,71 @@
-"""Events that commit with your data, and reach the broker afterwards."""
+"""Events that commit with your data, and reach the broker afterwards.
+
+    emitter  ─▶  table  ─▶  relay.capture  ─▶  transport  ─▶  consumer
+    your         same       its own            Kafka, …       once per
+    transaction  one        process                           inbox
+
+Read the modules in that order. The names below, and only those, are stable; `metadata` is for an
+application that has migrations of its own.
+"""
+
+from __future__ import annotations
+
+from outbox.consumer import Consumer
+from outbox.context import Context
+from outbox.emitter import emit
+from outbox.envelope import Envelope
+from outbox.errors import (
+    BrokerUnavailableError,
+    CaptureRestartedError,
+    ConfigurationError,
+    DatabaseUnavailableError,
+    DecodeError,
+    DestinationRefusedError,
+    EventDefinitionError,
+    EventTooLargeError,
+    ForeignPositionError,
+    HeldBackError,
+    InvalidEventError,
+    LeaseLostError,
+    NoTransactionError,
+    OutboxError,
+    PermanentError,
+    RecordRefusedError,
+    TransientError,
+    UnregisteredEventError,
+    UsageError,
+)
+from outbox.event import event
+from outbox.publisher import EventPublisher
+from outbox.settings import Settings
+from outbox.table import metadata
+
+__all__ = [
+    "BrokerUnavailableError",
+    "CaptureRestartedError",
+    "ConfigurationError",
+    "Consumer",
+    "Context",
+    "DatabaseUnavailableError",
+    "DecodeError",
+    "DestinationRefusedError",
+    "Envelope",
+    "EventDefinitionError",
+    "EventPublisher",
+    "EventTooLargeError",
+    "ForeignPositionError",
+    "HeldBackError",
+    "InvalidEventError",
+    "LeaseLostError",
+    "NoTransactionError",
+    "OutboxError",
+    "PermanentError",
+    "RecordRefusedError",
+    "Settings",
+    "TransientError",
+    "UnregisteredEventError",
+    "UsageError",
+    "emit",
+    "event",
+    "metadata",
+]

@@ -4,7 +4,7 @@ OutboxError
 ├── UsageError                      correct the code that made the call
 │   ├── EventDefinitionError        … the event class or handler, at import
 │   ├── UnregisteredEventError      … its type was never registered
-│   ├── InvalidEventError           … its data does not fit its own type
+│   ├── InvalidEventError           … its data does not fit its type, or an attribute is wrong
 │   ├── EventTooLargeError          … it would not fit into a broker's record
 │   └── NoTransactionError          … there is no transaction that it could commit with
 ├── ConfigurationError              correct a setting, a right or the schema, then start again
@@ -39,7 +39,7 @@ class UnregisteredEventError(UsageError):
 
 
 class InvalidEventError(UsageError):
-    """The event's data does not fit its registered type."""
+    """The event's data does not fit its registered type, or one of its attributes is not valid."""
 
 
 class EventTooLargeError(UsageError):

@@ -10,6 +10,7 @@ import re
 import sys
 import typing
 from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import typing_extensions
@@ -19,7 +20,9 @@ from pydantic_core import PydanticSerializationError, ValidationError
 from outbox.errors import EventDefinitionError, InvalidEventError, UnregisteredEventError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+    from pydantic_core import ErrorDetails
 
 Class = TypeVar("Class", bound=type)
 
@@ -41,15 +44,31 @@ class EventType:
     def dump(self, event: object) -> bytes:
         """Serialise an event to JSON that its own class reads back.
 
-        Raises `InvalidEventError` where it does not: the consumer could not read it either.
+        Raises `InvalidEventError` where it does not: the consumer could not read it either. The
+        message names fields and rules, and no value, because those may be personal data.
         """
         try:
             data = self.adapter.dump_json(event, by_alias=True, warnings="error")
             self.adapter.validate_json(data)
-        except (PydanticSerializationError, ValidationError) as exc:
-            msg = f"{self} does not fit its own type {_place(self.cls)}: {exc}"
-            raise InvalidEventError(msg) from exc
+        except ValidationError as exc:
+            raise self._misfit(problems(exc)) from None
+        except PydanticSerializationError:
+            raise self._misfit(self._find_problems(event)) from None
         return data
+
+    def _misfit(self, found: str) -> InvalidEventError:
+        return InvalidEventError(f"{self} does not fit its own type {_place(self.cls)}: {found}")
+
+    def _find_problems(self, event: object) -> str:
+        """Name the fields that cannot be serialised; the serialiser quotes their values."""
+        try:
+            python = self.adapter.dump_python(event, by_alias=True, warnings=False)
+            self.adapter.validate_python(python, strict=True)
+        except ValidationError as exc:
+            return problems(exc)
+        except PydanticSerializationError:
+            pass
+        return "a field has a value that cannot become JSON"
 
     def load(self, data: bytes) -> Any:
         """Parse an event; raises pydantic's `ValidationError` where it does not fit."""
@@ -60,6 +79,8 @@ class EventType:
         if self.key is None:
             return None
         value = event[self.key] if isinstance(event, dict) else getattr(event, self.key)
+        if isinstance(value, Enum):
+            value = value.value  # as in its JSON
         return None if value is None else str(value)
 
     def __str__(self) -> str:
@@ -96,7 +117,7 @@ class Catalogue:
         except KeyError:
             raise UnregisteredEventError(_unregistered(cls)) from None
 
-    def __iter__(self) -> typing.Iterator[EventType]:
+    def __iter__(self) -> Iterator[EventType]:
         """Yield every type, by name and version."""
         return iter([self._by_name[name] for name in sorted(self._by_name)])
 
@@ -139,6 +160,20 @@ def event(type: str, *, version: int = 1, key: str | None = None) -> Callable[[C
         return cls
 
     return register
+
+
+def problems(error: ValidationError) -> str:
+    """Say which fields break which rule, without their values."""
+    return "; ".join(
+        f"{'.'.join(map(str, problem['loc'])) or 'the event'}: {_rule(problem)}"
+        for problem in error.errors(include_url=False, include_input=False, include_context=False)
+    )
+
+
+def _rule(problem: ErrorDetails) -> str:
+    # What an application's own validator says may quote the value.
+    own = problem["type"] in {"value_error", "assertion_error"}
+    return "does not pass its validator" if own else problem["msg"]
 
 
 def _fields(cls: type) -> set[str]:

@@ -1,0 +1,129 @@
+"""`EventPublisher`: `emit` for code that has no session at hand."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from outbox import settings as settings_module
+from outbox.emitter import emit
+from outbox.errors import NoTransactionError
+from outbox.settings import MAX_RECORD_BYTES, Settings
+
+if TYPE_CHECKING:
+    import uuid
+    from collections.abc import Iterator, Mapping
+    from datetime import datetime
+
+    from outbox.envelope import Envelope
+
+_ambient: ContextVar[Mapping[EventPublisher, Session] | None] = ContextVar(
+    "outbox_ambient", default=None
+)
+
+
+class EventPublisher:
+    """Publishes events in the transaction that surrounds the call.
+
+        publisher = outbox.EventPublisher(settings)
+
+        with publisher.transaction() as session:
+            session.add(order)
+            publisher.publish(OrderPlaced(...))      # here, or anywhere below
+
+    The transaction is known to the code that runs inside the block, in its thread or asyncio task;
+    a thread that it starts has none. Each publisher has its own. Asynchronous code passes its
+    `AsyncSession` to `outbox.emit` instead.
+    """
+
+    def __init__(self, settings: Settings | sa.Engine | None = None) -> None:
+        """Take an engine, or settings, by default from `outbox.toml` and the environment.
+
+        The settings give the database, the events' `source` and the limit of their size.
+        """
+        self._source: str | None = None
+        self._size_limit = MAX_RECORD_BYTES
+        if isinstance(settings, sa.Engine):
+            self._engine = settings
+            return
+        settings = settings or settings_module.load()
+        self._engine = sa.create_engine(settings.url)
+        self._source = settings.source
+        self._size_limit = settings.max_record_bytes
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        """Yield a Session in a transaction that commits at the end, or is rolled back on an error.
+
+        Inside another transaction of this publisher it is a savepoint of that one, on the same
+        Session: an error undoes the inner block alone, and nothing commits before the outermost.
+        """
+        outer = self._session()
+        if outer is not None:
+            with outer.begin_nested():
+                yield outer
+            return
+        with Session(self._engine) as session, session.begin():
+            token = _ambient.set({**(_ambient.get() or {}), self: session})
+            try:
+                yield session
+            finally:
+                _ambient.reset(token)
+
+    def publish(
+        self,
+        event: object,
+        *,
+        key: str | None = None,
+        topic: str | None = None,
+        subject: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        id: str | uuid.UUID | None = None,  # noqa: A002  # CloudEvents calls it so
+        time: datetime | None = None,
+        source: str | None = None,
+        actor: str | None = None,
+        correlation_id: str | None = None,
+        causation_id: str | None = None,
+        traceparent: str | None = None,
+        tracestate: str | None = None,
+        dataschema: str | None = None,
+    ) -> Envelope:
+        """Emit an event in the surrounding transaction; see `outbox.emit`.
+
+        Raises `NoTransactionError` outside of `transaction()`, and what `emit` raises.
+        """
+        session = self._session()
+        if session is None:
+            raise NoTransactionError(
+                "no transaction surrounds this call: publish inside `with publisher.transaction():`"
+                " of the same publisher and thread, or pass a session to outbox.emit"
+            )
+        return emit(
+            session,
+            event,
+            key=key,
+            topic=topic,
+            subject=subject,
+            headers=headers,
+            id=id,
+            time=time,
+            source=source or self._source,
+            actor=actor,
+            correlation_id=correlation_id,
+            causation_id=causation_id,
+            traceparent=traceparent,
+            tracestate=tracestate,
+            dataschema=dataschema,
+            size_limit=self._size_limit,
+        )
+
+    def close(self) -> None:
+        """Close the pooled connections; idempotent, and the publisher stays usable."""
+        self._engine.dispose()
+
+    def _session(self) -> Session | None:
+        return (_ambient.get() or {}).get(self)
