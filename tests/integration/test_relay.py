@@ -1,0 +1,500 @@
+"""The relay in threads, on both databases and the in-memory broker."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import sqlalchemy as sa
+
+from outbox import dead_letter
+from outbox.dead_letter import Filter
+from outbox.errors import (
+    BrokerUnavailableError,
+    ConfigurationError,
+    DestinationRefusedError,
+    RecordRefusedError,
+)
+from outbox.settings import Settings
+from outbox.table import outbox_checkpoint, outbox_event
+from outbox.transports.memory import MemoryBroker
+from outbox.transports.memory.publisher import MemoryPublisher
+from relay.capture import open_capture
+from relay.capture.position import rewind
+from relay.daemon import Relay, Summary, Until
+from relay.status import RouteStatus, route_status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from outbox.envelope import Envelope
+
+TYPE = "shop.order.placed"
+TOPIC = "shop.order"
+
+
+@dataclass
+class World:
+    """A database with one route to a broker of its own."""
+
+    engine: sa.Engine
+    settings: Settings
+    broker: MemoryBroker
+
+    def emit(self, *names: str, key: str | None = "k", type_: str = TYPE) -> None:
+        """Commit events whose data is their name."""
+        rows = [{"type": type_, "partition_key": key, "data": name.encode()} for name in names]
+        with self.engine.begin() as connection:
+            connection.execute(sa.insert(outbox_event), rows)
+
+    def relay(self, **options: Any) -> Relay:
+        return Relay(self.settings, engine=self.engine, **options)
+
+    def drain(self, **options: Any) -> Summary:
+        return self.relay(**options).run(until=Until.DRAINED)
+
+    def arrived(self, topic: str = TOPIC) -> list[str]:
+        return [message.data.decode() for message in self.broker.messages(topic)]
+
+    def status(self) -> RouteStatus:
+        (status,) = route_status(self.engine, self.settings)
+        return status
+
+    def letters(self) -> list[tuple[str, str]]:
+        """Name and status of the unresolved letters."""
+        with self.engine.begin() as connection:
+            found = dead_letter.find(connection, Filter(owner="m"), 100)
+        return [(letter.content.data.decode(), letter.status) for letter in found]
+
+    def replay(self, which: Callable[[sa.Connection], object]) -> None:
+        with self.engine.begin() as connection:
+            which(connection)
+
+    def checkpoint(self) -> sa.Row[Any]:
+        with self.engine.begin() as connection:
+            return connection.execute(sa.select(outbox_checkpoint)).one()
+
+
+@pytest.fixture(params=["postgres", "sqlite"])
+def engine(request: pytest.FixtureRequest) -> sa.Engine:
+    found: sa.Engine = request.getfixturevalue(f"{request.param}_engine")
+    return found
+
+
+def make_world(engine: sa.Engine, **route: Any) -> World:
+    name = uuid.uuid4().hex
+    options = {"transport": "memory", "broker": name, "retry_max_seconds": 0.2} | route
+    url = engine.url.render_as_string(hide_password=False)
+    settings = Settings.model_validate({"database_url": url, "routes": {"m": options}})
+    return World(engine, settings, MemoryBroker.named(name))
+
+
+@pytest.fixture
+def world(engine: sa.Engine) -> World:
+    return make_world(engine)
+
+
+def eventually(fact: Callable[[], bool], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not fact():
+        assert time.monotonic() < deadline, "it did not become true"
+        time.sleep(0.01)
+
+
+def of_name(*names: str) -> Callable[[Envelope], bool]:
+    return lambda envelope: envelope.data.decode() in names
+
+
+TOO_LARGE = RecordRefusedError("too large")
+
+
+@contextmanager
+def logged(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
+    """Collect the events that the relay logs."""
+    caplog.clear()
+    found: list[str] = []
+    with caplog.at_level("INFO", logger="relay"):
+        yield found
+    found += [record.getMessage() for record in caplog.records]
+
+
+def test_what_is_there_is_drained_in_order_and_once(world: World) -> None:
+    names = [str(number) for number in range(100)]
+    world.emit(*names)
+    summary = world.drain()
+    assert world.arrived() == names
+    assert (summary.routes["m"].published, summary.exit_code) == (100, 0)
+    assert world.drain().routes["m"].published == 0
+    assert world.arrived() == names
+
+
+@pytest.mark.parametrize("page_size", [1, 7])
+def test_pages_of_any_size_are_drained(engine: sa.Engine, page_size: int) -> None:
+    world = make_world(engine, page_size=page_size)
+    names = [str(number) for number in range(30)]
+    world.emit(*names)
+    world.drain()
+    assert world.arrived() == names
+
+
+def test_once_is_one_page(engine: sa.Engine) -> None:
+    world = make_world(engine, page_size=3)
+    world.emit("a", "b", "c", "d")
+    assert world.relay().run(until=Until.ONCE).routes["m"].published == 3
+    assert world.arrived() == ["a", "b", "c"]
+
+
+def test_a_running_relay_delivers_what_is_committed_meanwhile(world: World) -> None:
+    with world.relay().running():
+        world.emit("a")
+        eventually(lambda: world.arrived() == ["a"])
+        world.emit("b")
+        eventually(lambda: world.arrived() == ["a", "b"])
+    assert world.checkpoint().holder is None
+
+
+def test_types_that_the_route_leaves_out_are_passed_over(engine: sa.Engine) -> None:
+    world = make_world(engine, types=["shop.*"])
+    world.emit("a")
+    world.emit("b", type_="till.opened")
+    world.emit("c")
+    world.drain()
+    assert world.arrived() == ["a", "c"]
+    assert world.arrived("till") == []
+    assert world.status().backlog_count == 0
+
+
+def test_a_route_that_starts_now_leaves_out_what_was_there(engine: sa.Engine) -> None:
+    world = make_world(engine, start="now")
+    world.emit("old")
+    world.drain()
+    world.emit("new")
+    world.drain()
+    assert world.arrived() == ["new"]
+
+
+def test_a_route_fills_in_the_source_of_the_settings(world: World) -> None:
+    world.emit("a")
+    world.drain()
+    (message,) = world.broker.messages(TOPIC)
+    assert ("ce_source", b"/outbox") in message.headers
+
+
+def test_an_outage_makes_no_dead_letter_and_loses_nothing(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = [str(number) for number in range(20)]
+    with logged(caplog) as events, world.relay().running():
+        with world.broker.outage():
+            world.emit(*names)
+            eventually(lambda: world.status().error is not None)
+            time.sleep(3)
+            assert world.letters() == []
+            assert world.status().backlog_count == 20
+        eventually(lambda: world.arrived() == names)
+        eventually(lambda: world.status().error is None)
+    assert events.count("route stands still") == 1
+    assert "route goes on" in events
+
+
+def test_a_refusing_destination_is_told_loudly_and_kills_no_event(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    error = DestinationRefusedError("topic shop.order does not exist: create it")
+    with world.relay().running():
+        with world.broker.refuse(lambda _: True, error):
+            world.emit("a")
+            eventually(lambda: world.status().error is not None)
+            assert "create it" in (world.status().error or "")
+            assert world.status().error_at is not None
+            assert world.letters() == []
+            stalls = [r for r in caplog.records if r.getMessage() == "route stands still"]
+            assert [record.levelname for record in stalls] == ["ERROR"]
+        eventually(lambda: world.arrived() == ["a"])
+        eventually(lambda: world.status().error is None)
+
+
+@pytest.mark.parametrize(
+    "error", [DestinationRefusedError("no right to write"), BrokerUnavailableError("no answer")]
+)
+def test_a_drain_that_cannot_finish_gives_up_and_says_why(
+    world: World, error: DestinationRefusedError | BrokerUnavailableError
+) -> None:
+    world.emit("a")
+    with world.broker.refuse(lambda _: True, error):
+        summary = world.drain(drain_timeout=0.3)
+    assert summary.exit_code == 1
+    assert str(error) in (summary.routes["m"].error or "")
+    assert world.checkpoint().holder is None
+    assert world.drain().exit_code == 0
+    assert world.arrived() == ["a"]
+
+
+def test_one_key_that_must_wait_is_not_overtaken_and_nothing_else_comes_twice(
+    world: World,
+) -> None:
+    world.emit("a1", "a2", key="a")
+    world.emit("b1", key="b")
+    with world.relay().running():
+        with world.broker.refuse(of_name("a1"), BrokerUnavailableError("no leader")):
+            eventually(lambda: world.arrived() == ["b1"])
+            eventually(lambda: world.status().error is not None)
+        eventually(lambda: len(world.arrived()) == 3)
+    assert world.arrived() == ["b1", "a1", "a2"]
+
+
+def test_a_dead_event_parks_its_key_and_the_others_flow(world: World) -> None:
+    world.emit("a1", "a2", key="a")
+    world.emit("b1", key="b")
+    with world.broker.refuse(of_name("a1"), TOO_LARGE):
+        summary = world.drain()
+        world.emit("a3", key="a")
+        world.emit("b2", key="b")
+        later = world.drain()
+    assert world.arrived() == ["b1", "b2"]
+    assert world.letters() == [("a1", "dead"), ("a2", "parked"), ("a3", "parked")]
+    counts = [(s.routes["m"].dead, s.routes["m"].parked) for s in (summary, later)]
+    assert counts == [(1, 1), (0, 1)]
+    assert (world.status().dead_count, world.status().parked_count) == (1, 2)
+    assert world.status().backlog_count == 0
+
+
+def test_a_skipped_event_holds_up_nobody(engine: sa.Engine) -> None:
+    world = make_world(engine, on_dead="skip")
+    world.emit("a1", "a2", "a3")
+    with world.broker.refuse(of_name("a2"), TOO_LARGE):
+        world.drain()
+    assert world.arrived() == ["a1", "a3"]
+    assert world.letters() == [("a2", "dead")]
+
+
+def test_a_stopped_route_holds_at_the_dead_event(engine: sa.Engine) -> None:
+    world = make_world(engine, on_dead="stop", page_size=2)
+    world.emit("a1", "a2", "a3", "a4")
+    with world.broker.refuse(of_name("a2"), TOO_LARGE):
+        summary = world.drain(drain_timeout=0.3)
+        assert world.arrived() == ["a1"]
+    assert summary.exit_code == 1
+    assert "too large" in (summary.routes["m"].error or "")
+    assert "too large" in (world.status().error or "")
+    assert world.letters() == []
+    assert world.status().backlog_count == 3
+    world.drain()
+    assert world.arrived() == ["a1", "a2", "a3", "a4"]
+    assert world.status().error is None
+
+
+def test_replayed_letters_go_in_order_and_before_further_events_of_their_key(
+    world: World,
+) -> None:
+    with world.relay().running():
+        with world.broker.refuse(of_name("a1"), TOO_LARGE):
+            world.emit("a1", "a2", key="a")
+            eventually(lambda: len(world.letters()) == 2)
+        world.emit("a3", key="a")
+        eventually(lambda: len(world.letters()) == 3)
+        assert world.arrived() == []
+        world.replay(lambda connection: dead_letter.request(connection, Filter()))
+        eventually(lambda: world.letters() == [])
+        world.emit("a4", key="a")
+        eventually(lambda: len(world.arrived()) == 4)
+    assert world.arrived() == ["a1", "a2", "a3", "a4"]
+
+
+def test_a_replay_that_fails_again_keeps_the_others_parked(world: World) -> None:
+    with world.broker.refuse(of_name("a1"), TOO_LARGE):
+        world.emit("a1", "a2", key="a")
+        world.drain()
+        world.replay(lambda connection: dead_letter.request(connection, Filter()))
+        assert world.drain().routes["m"].dead == 1
+    assert world.arrived() == []
+    assert world.letters() == [("a1", "dead"), ("a2", "parked")]
+
+
+def test_parked_events_flow_once_the_dead_one_is_discarded(world: World) -> None:
+    with world.broker.refuse(of_name("a1"), TOO_LARGE):
+        world.emit("a1", "a2", "a3", key="a")
+        world.drain()
+        world.replay(
+            lambda connection: dead_letter.discard(connection, Filter(statuses=["dead"]), "no")
+        )
+        assert world.drain().routes["m"].published == 2
+    assert world.arrived() == ["a2", "a3"]
+    assert world.letters() == []
+
+
+def test_letters_wait_out_an_outage_without_failing(world: World) -> None:
+    with world.broker.refuse(of_name("a"), TOO_LARGE):
+        world.emit("a")
+        world.drain()
+    world.replay(lambda connection: dead_letter.request(connection, Filter()))
+    with world.broker.outage():
+        assert world.drain(drain_timeout=0.3).exit_code == 1
+    assert world.letters() == [("a", "requested")]
+    world.drain()
+    assert world.arrived() == ["a"]
+
+
+def test_a_position_that_is_moved_by_hand_is_picked_up(world: World) -> None:
+    with world.relay().running():
+        world.emit("a", "b")
+        eventually(lambda: world.arrived() == ["a", "b"])
+        eventually(lambda: world.status().backlog_count == 0)
+        capture = open_capture(world.engine)
+        row = world.checkpoint()
+        moved = rewind(capture.position(row.position), 0).to_json()
+        capture.close()
+        with world.engine.begin() as connection:
+            connection.execute(
+                sa.update(outbox_checkpoint).values(position=moved, version=row.version + 100)
+            )
+        eventually(lambda: world.arrived() == ["a", "b", "a", "b"])
+        world.emit("c")
+        eventually(lambda: world.arrived()[4:] == ["c"])
+
+
+def test_a_second_relay_waits_and_takes_over_at_once(world: World) -> None:
+    second_stop = threading.Event()
+    second = threading.Thread(target=world.relay().run, args=(second_stop,))
+    with world.relay().running():
+        eventually(lambda: world.status().holder is not None)
+        first_holder = world.checkpoint().holder
+        second.start()
+        world.emit("a")
+        eventually(lambda: world.arrived() == ["a"])
+        assert world.checkpoint().holder == first_holder
+    eventually(lambda: world.checkpoint().token == 2, seconds=3.0)
+    world.emit("b")
+    eventually(lambda: world.arrived() == ["a", "b"])
+    second_stop.set()
+    second.join()
+    assert world.checkpoint().holder is None
+
+
+def test_a_drain_beside_a_running_relay_says_who_has_the_lease(engine: sa.Engine) -> None:
+    world = make_world(engine, lease_seconds=1)
+    with world.relay().running():
+        eventually(lambda: world.status().holder is not None)
+        holder = world.checkpoint().holder
+        summary = world.drain()
+    assert summary.exit_code == 1
+    assert holder in (summary.routes["m"].error or "")
+
+
+def test_a_wrong_route_ends_alone(engine: sa.Engine, caplog: pytest.LogCaptureFixture) -> None:
+    world = make_world(engine)
+    routes = {
+        "bad": {"transport": "memory", "topic": "{nonsense}"},
+        "m": world.settings.routes["m"].model_dump(),
+    }
+    url = engine.url.render_as_string(hide_password=False)
+    settings = Settings.model_validate({"database_url": url, "routes": routes})
+    world.emit("a")
+    with Relay(settings, engine=engine).running():
+        eventually(lambda: world.arrived() == ["a"])
+    assert [r.levelname for r in caplog.records if r.getMessage() == "route ended"] == ["ERROR"]
+    summary = Relay(settings, engine=engine).run(until=Until.DRAINED)
+    assert summary.routes["m"].error is None
+    assert "routes.bad.topic" in (summary.routes["bad"].error or "")
+    assert summary.exit_code == 1
+    bad, good = route_status(engine, settings)
+    assert "routes.bad.topic" in (bad.error or "")
+    assert good.error is None
+
+
+def test_a_relay_with_no_route_left_ends(engine: sa.Engine) -> None:
+    world = make_world(engine, topic="{nonsense}")
+    assert world.relay().run().exit_code == 1
+
+
+def test_a_relay_without_routes_is_refused(engine: sa.Engine) -> None:
+    settings = Settings.model_validate({"database_url": "sqlite://"})
+    with pytest.raises(ConfigurationError, match="no route"):
+        Relay(settings, engine=engine)
+    with pytest.raises(ConfigurationError, match="no route 'x'"):
+        Relay(make_world(engine).settings, ["x"], engine=engine)
+
+
+def test_missing_tables_are_told(postgres_empty_url: str) -> None:
+    engine = sa.create_engine(postgres_empty_url)
+    summary = make_world(engine).drain()
+    assert "outbox migrate" in (summary.routes["m"].error or "")
+    engine.dispose()
+
+
+def test_an_unexpected_error_ends_the_term_loudly_and_is_tried_again(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    healthy = MemoryPublisher.publish
+    broken = iter([True, True])
+
+    def publish(self: MemoryPublisher, batch: Any) -> Any:
+        if next(broken, False):
+            raise RuntimeError("the driver has a bug")
+        return healthy(self, batch)
+
+    monkeypatch.setattr(MemoryPublisher, "publish", publish)
+    world.emit("a")
+    assert world.drain().exit_code == 0
+    assert world.arrived() == ["a"]
+    broke = [r for r in caplog.records if r.getMessage() == "term broke off"]
+    assert len(broke) == 2
+    assert broke[0].exc_info is not None
+
+
+def test_no_thread_and_no_connection_is_left(world: World) -> None:
+    before = threading.active_count()
+    with world.relay().running():
+        names = {thread.name for thread in threading.enumerate()}
+        eventually(lambda: "relay-m-keeper" in {t.name for t in threading.enumerate()})
+        assert "relay" in names
+    assert threading.active_count() == before
+
+
+def test_status_tells_the_lag_of_a_route_that_never_ran(world: World) -> None:
+    world.emit("a", "b")
+    status = world.status()
+    assert (status.backlog_count, status.floor, status.holder) == (2, None, None)
+    assert status.lag_seconds is not None
+    assert 0 <= status.lag_seconds < 60
+    world.drain()
+    assert (world.status().backlog_count, world.status().lag_seconds) == (0, 0.0)
+    assert world.status().advanced_at is not None
+    assert make_world(world.engine, start="now").status().backlog_count == 0
+
+
+def test_status_tells_who_runs_a_route(world: World) -> None:
+    with world.relay().running():
+        eventually(lambda: world.status().holder is not None)
+        assert world.status().lease_expires_at is not None
+    assert world.status().holder is None
+
+
+def test_an_idle_relay_asks_less_than_twenty_times_a_second(
+    postgres_engine: sa.Engine,
+) -> None:
+    world = make_world(postgres_engine)
+    with world.relay().running():
+        eventually(lambda: world.status().holder is not None)
+        time.sleep(1)
+        statements: list[str] = []
+        sa.event.listen(
+            postgres_engine, "before_cursor_execute", lambda *args: statements.append(args[2])
+        )
+        with postgres_engine.begin() as connection:
+            query = sa.text(
+                "SELECT query_start FROM pg_stat_activity WHERE query LIKE '%WITH ended%'"
+                " AND pid <> pg_backend_pid() AND datname = current_database()"
+            )
+            starts = set()
+            until = time.monotonic() + 2
+            while time.monotonic() < until:
+                starts.add(connection.scalar(query))
+                time.sleep(0.005)
+    own = [statement for statement in statements if "pg_stat_activity" not in statement]
+    assert len(starts) / 2 + 2 * len(own) / 2 < 20
