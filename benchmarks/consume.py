@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from pydantic import BaseModel
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-import outbox.event
+import outbox
 from outbox.codec import to_headers
 from outbox.consumer import Consumer
 from outbox.envelope import Envelope, new_id
@@ -52,7 +52,7 @@ class Invoice(Base):
     cents: Mapped[int]
 
 
-@outbox.event.event("bench.order.placed", key="order_id")
+@outbox.event("bench.order.placed", key="order_id")
 class OrderPlaced(BaseModel):
     """An event of about 200 bytes."""
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-import outbox.event
+import outbox
 from outbox.codec import to_headers
 from outbox.dead_letter import Filter, find
 from outbox.envelope import Envelope, new_id
@@ -34,7 +34,7 @@ TYPE = "tests.consuming.counted"
 QUICK = ConsumerSettings(retry_max_seconds=0.02, max_attempts=3)
 
 
-@outbox.event.event(TYPE, key="key")
+@outbox.event(TYPE, key="key")
 class Counted(BaseModel):
     """Number `n` of a key."""
 

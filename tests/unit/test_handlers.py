@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-import outbox.event
+import outbox
 from outbox.consumer import Consumer
 from outbox.envelope import Envelope
 from outbox.errors import (
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 
-@outbox.event.event("tests.handlers.paid", version=2)
+@outbox.event("tests.handlers.paid", version=2)
 @dataclass
 class Paid:
     cents: int
 
 
-@outbox.event.event("tests.handlers.paid", version=1)
+@outbox.event("tests.handlers.paid", version=1)
 @dataclass
 class PaidBefore:
     euros: int

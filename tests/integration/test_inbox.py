@@ -1,0 +1,72 @@
+"""What a claim returns, and what it waits for."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import sqlalchemy as sa
+
+from outbox import inbox
+
+
+@pytest.fixture(params=["postgres", "sqlite"])
+def engine(request: pytest.FixtureRequest) -> sa.Engine:
+    made: sa.Engine = request.getfixturevalue(f"{request.param}_engine")
+    return made
+
+
+def test_a_claim_returns_what_was_not_there_yet(engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        assert inbox.claim(connection, "c", [("s", "2"), ("s", "1"), ("s", "1")]) == {
+            ("s", "1"),
+            ("s", "2"),
+        }
+    with engine.begin() as connection:
+        assert inbox.claim(connection, "c", [("s", "1"), ("s", "3")]) == {("s", "3")}
+        assert inbox.claim(connection, "other", [("s", "1")]) == {("s", "1")}
+        assert inbox.claim(connection, "c", [("other", "1")]) == {("other", "1")}
+        assert inbox.claim(connection, "c", []) == set()
+
+
+def test_a_claim_that_is_rolled_back_never_was(engine: sa.Engine) -> None:
+    with engine.connect() as connection:
+        inbox.claim(connection, "c", [("s", "1")])
+        connection.rollback()
+        assert inbox.claim(connection, "c", [("s", "1")]) == {("s", "1")}
+
+
+@pytest.mark.parametrize(("ending", "left"), [("commit", set()), ("rollback", {("s", "1")})])
+def test_a_claim_waits_for_the_transaction_that_claimed_before(
+    postgres_engine: sa.Engine, ending: str, left: set[inbox.EventId]
+) -> None:
+    found: list[set[inbox.EventId]] = []
+
+    def second(began: threading.Event) -> None:
+        with postgres_engine.begin() as connection:
+            began.set()
+            found.append(inbox.claim(connection, "c", [("s", "1")]))
+
+    with postgres_engine.connect() as first, postgres_engine.connect() as onlooker:
+        inbox.claim(first, "c", [("s", "1")])
+        began = threading.Event()
+        thread = threading.Thread(target=second, args=(began,))
+        thread.start()
+        began.wait(10)
+        waiting = sa.text(
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        while not onlooker.scalar(waiting):
+            onlooker.rollback()
+        assert found == []
+        getattr(first, ending)()
+        thread.join(10)
+    assert found == [left]
+
+
+def test_a_row_says_when_it_was_processed(engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        inbox.claim(connection, "c", [("s", "1")])
+        row = connection.execute(sa.text("SELECT processed_at FROM outbox_inbox")).one()
+    assert row.processed_at is not None
