@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from outbox.cli import consume, dead_letters, events, migrate, relay, replay
+from outbox.cli import consume, dead_letters, demo, events, migrate, relay, replay
 from outbox.cli.errors import DONE, INTERRUPTED, USAGE, problem_of, report
 from outbox.cli.invocation import Invocation, of
 
@@ -20,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.command("demo")(demo.demo)
 app.command("migrate")(migrate.migrate)
 app.command("relay")(relay.relay)
 app.command("consume")(consume.consume)
