@@ -1,0 +1,34 @@
+"""The Kafka transport: CloudEvents in binary mode, through confluent-kafka.
+
+Both sides are at-least-once and in order per key. Settings, guarantees and failures are described
+in `docs/guide/kafka.md`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from outbox.transports.kafka.options import Options
+from outbox.transports.kafka.publisher import KafkaPublisher
+from outbox.transports.kafka.subscriber import KafkaSubscriber
+from outbox.transports.topic import TopicTemplate
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["Options", "publisher", "subscriber", "topic_of"]
+
+
+def publisher(route: str, options: Options, timeout: float) -> KafkaPublisher:
+    """Make a publisher; it connects when it first publishes."""
+    return KafkaPublisher(route, options, timeout)
+
+
+def subscriber(route: str, options: Options, group: str, topics: Sequence[str]) -> KafkaSubscriber:
+    """Make a member of a consumer group; it joins when it first receives."""
+    return KafkaSubscriber(route, options, group, topics)
+
+
+def topic_of(options: Options, event_type: str) -> str | None:
+    """Return the topic of an event type; None where the template needs more than the type."""
+    return TopicTemplate(options.topic).topic_of(event_type)

@@ -1,0 +1,201 @@
+"""The publishing side of Kafka: a flush a page, at least once and in order per key."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+from confluent_kafka import Producer
+
+from outbox.codec import to_headers
+from outbox.errors import (
+    BrokerUnavailableError,
+    RecordRefusedError,
+    TransientError,
+)
+from outbox.transports.kafka.client import make
+from outbox.transports.kafka.errors import DENIED, UNFIT, UNKNOWN, Reports, transient, unfit
+from outbox.transports.kafka.page import Page, Record
+from outbox.transports.kafka.sender import Failure, Sender
+from outbox.transports.kafka.size import is_too_large
+from outbox.transports.kafka.topics import Topic, Topics
+from outbox.transports.topic import TopicTemplate
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from outbox.envelope import Envelope
+    from outbox.transport import Outcome
+    from outbox.transports.kafka.options import Options
+
+_SENDING_SHARE: Final = 0.8
+"""Of the time-out; the rest is for purging, and for the records' own time-out to be later."""
+_BATCH_SHARE: Final = 0.9
+"""Of a topic's limit that librdkafka may fill with one batch: its own count is an estimate."""
+
+
+class KafkaPublisher:
+    """Publishes with an idempotent producer, all replicas acknowledging.
+
+    What a topic cannot take is `Dead` before anything is sent. At the first failure the producer
+    is purged and replaced, so that nothing is in flight between two publishes.
+    """
+
+    def __init__(self, route: str, options: Options, timeout: float) -> None:
+        self._options = options
+        self._timeout = timeout
+        self._template = TopicTemplate(options.topic)
+        self._reports = Reports(route)
+        self._topics = Topics(options, self._reports)
+        self._sender: Sender | None = None
+        self._batch_size: int | None = None
+
+    def publish(self, batch: Sequence[Envelope], /) -> list[Outcome]:
+        """See `Publisher.publish`."""
+        deadline = time.monotonic() + self._timeout * _SENDING_SHARE
+        page = Page(batch)
+        self._settle(page, range(len(batch)), deadline, may_ask_again=True)
+        return page.outcomes()
+
+    def close(self) -> None:
+        """See `Publisher.close`."""
+        self._drop_clients()
+
+    def _settle(
+        self, page: Page, indexes: Sequence[int], deadline: float, *, may_ask_again: bool
+    ) -> TransientError | None:
+        """Settle these envelopes; return the error that stops the rest of the page, if any."""
+        try:
+            records = self._records(page, indexes, deadline)
+        except TransientError as error:
+            return self._stop(page, indexes, error)
+        failure = self._ready().send(records, deadline) if records else None
+        if failure is None:
+            page.published(records)
+            return None
+        self._drop_clients()
+        unsettled = {record.place for record in failure.unsettled}
+        page.published(record for record in records if record.place not in unsettled)
+        return self._resolve(page, failure, deadline, may_ask_again=may_ask_again)
+
+    def _resolve(
+        self, page: Page, failure: Failure, deadline: float, *, may_ask_again: bool
+    ) -> TransientError | None:
+        """Settle what a failure left unsettled, by its cause."""
+        unsettled = [record.place for record in failure.unsettled]
+        error, topic = failure.error, failure.topic or ""
+        if error is None:
+            return self._stop(page, unsettled, _late())
+        if error.code() in UNFIT:
+            if may_ask_again:
+                # The topic's limit may have changed: asked again, it shows who is at fault.
+                return self._settle(page, unsettled, deadline, may_ask_again=False)
+            if len(unsettled) > 1:
+                return self._bisect(page, unsettled, deadline)
+            page.dead(unsettled[0], unfit(error, topic))
+            return None
+        if error.code() in UNKNOWN | DENIED:
+            # The other topics of the page are not at fault.
+            self._topics.refuse(topic, transient(error, topic))
+            return self._settle(page, unsettled, deadline, may_ask_again=may_ask_again)
+        return self._stop(page, unsettled, transient(error, topic))
+
+    def _bisect(
+        self, page: Page, unsettled: Sequence[int], deadline: float
+    ) -> TransientError | None:
+        """Publish the halves one after the other, to find the record that is refused."""
+        middle = len(unsettled) // 2
+        stopped = self._settle(page, unsettled[:middle], deadline, may_ask_again=False)
+        if stopped is not None:
+            page.retry(unsettled[middle:], stopped)
+            return stopped
+        return self._settle(page, unsettled[middle:], deadline, may_ask_again=False)
+
+    def _records(self, page: Page, indexes: Sequence[int], deadline: float) -> list[Record]:
+        """Make the records of those envelopes that may be sent, and settle the others."""
+        if time.monotonic() > deadline:
+            raise _late()
+        named: list[tuple[int, str]] = []
+        for index in indexes:
+            if page.holds_back(index):
+                continue
+            try:
+                named.append((index, self._template.topic(page.batch[index])))
+            except RecordRefusedError as refused:
+                page.dead(index, refused)
+        names = {topic for _, topic in named}
+        if names:
+            self._topics.learn(names, self._ready().producer, deadline)
+        records = []
+        for index, topic in named:
+            if page.holds_back(index):
+                continue
+            record = self._record(page, index, topic)
+            if record is not None:
+                records.append(record)
+        return records
+
+    def _record(self, page: Page, index: int, name: str) -> Record | None:
+        topic = self._topics[name]
+        if not isinstance(topic, Topic):
+            page.retry([index], topic)
+            return None
+        envelope = page.batch[index]
+        key = None if envelope.partition_key is None else envelope.partition_key.encode()
+        headers = to_headers(envelope)
+        if key is None and topic.needs_key:
+            text = f"the topic {name!r} is compacted, and the event has no partition key"
+            page.dead(index, RecordRefusedError(text))
+            return None
+        if (
+            topic.max_bytes is not None
+            and not self._options.compresses
+            and is_too_large(topic.max_bytes, key, envelope.data, headers)
+        ):
+            text = (
+                f"the event, {len(envelope.data)} bytes of data and its headers, is larger than"
+                f" max.message.bytes = {topic.max_bytes} of the topic {name!r}"
+            )
+            page.dead(index, RecordRefusedError(text))
+            return None
+        return Record(index, name, key, envelope.data, headers)
+
+    def _ready(self) -> Sender:
+        """Return a sender whose batches fit into every topic known so far."""
+        limit = self._topics.smallest_limit
+        batch_size = None if limit is None else max(1, int(limit * _BATCH_SHARE))
+        if self._sender is not None and (
+            batch_size is None or (self._batch_size is not None and self._batch_size <= batch_size)
+        ):
+            return self._sender
+        # Its batches may be too large, and between two sendings it holds nothing.
+        self._sender = None
+        config = self._options.producer_config(
+            timeout_ms=int(self._timeout * _SENDING_SHARE * 1000), largest_batch=batch_size
+        )
+        self._batch_size = batch_size
+        reports_failures_only = {"delivery.report.only.error": True}
+        producer = make(Producer, config, self._reports, **reports_failures_only)
+        self._sender = Sender(producer)
+        return self._sender
+
+    def _drop_clients(self) -> None:
+        """Make every client anew for what comes next; between two sendings nothing is in flight."""
+        self._topics.poll()
+        if self._sender is not None:
+            self._sender.producer.poll(0)
+            self._sender = None
+        self._topics.forget()
+
+    def _stop(self, page: Page, indexes: Sequence[int], error: TransientError) -> TransientError:
+        """Give up on the rest of this page."""
+        self._drop_clients()
+        refusal = self._reports.take_refusal()
+        if refusal is not None and isinstance(error, BrokerUnavailableError):
+            error = refusal
+        page.retry(indexes, error)
+        return error
+
+
+def _late() -> BrokerUnavailableError:
+    return BrokerUnavailableError("the broker did not confirm the events in time")
