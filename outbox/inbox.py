@@ -13,11 +13,13 @@ if TYPE_CHECKING:
 EventId = tuple[str, str]
 """`source` and `id`: ids are unique only within their source."""
 
-# The driver's own arrays are slower to write than a literal.
+# The drivers' own arrays are slower to write than a literal; without the inner cast some of them
+# would ask for a list.
 _POSTGRESQL: Final = sa.text("""\
 INSERT INTO outbox_inbox (consumer, source, event_id)
 SELECT :consumer, source, event_id
-  FROM unnest(CAST(:sources AS text[]), CAST(:ids AS text[])) AS claimed (source, event_id)
+  FROM unnest(CAST(CAST(:sources AS text) AS text[]), CAST(CAST(:ids AS text) AS text[]))
+    AS claimed (source, event_id)
     ON CONFLICT DO NOTHING
 RETURNING source, event_id""")
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from outbox import dead_letter, inbox
 from outbox.batch import Conflict, Done, Fault, Pause, Unavailable
+from outbox.envelope import Envelope
 from outbox.errors import PermanentError
 from outbox.settlement import Counts, decode, identity, log_outage, reason
 from outbox.transaction import Job
@@ -102,7 +103,8 @@ class LetterAttempt:
         if not found:
             return []
         self.letter = letter = found[0]
-        envelope = letter.envelope or decode(letter.content)  # type: ignore[arg-type]  # a message
+        content = letter.content
+        envelope = content if isinstance(content, Envelope) else decode(content)
         is_new = bool(inbox.claim(connection, name, [identity(envelope)]))
         if letter.envelope is None and not is_new:
             self.counts = Counts(duplicate=1)

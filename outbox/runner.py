@@ -116,17 +116,19 @@ class AsyncRunner:
         """See `Runner`."""
 
         async def all_lanes() -> bool:
-            async with asyncio.TaskGroup() as group:
-                tasks = [
-                    group.create_task(
-                        self._drive(
-                            settle(self._consumer, lane, self._settings.max_attempts, report),
-                            stop,
-                        )
+            found = await asyncio.gather(
+                *(
+                    self._drive(
+                        settle(self._consumer, lane, self._settings.max_attempts, report), stop
                     )
                     for lane in lanes(batch, self._lane_count)
-                ]
-            return all(task.result() for task in tasks)
+                ),
+                return_exceptions=True,  # so that no lane is cancelled in its transaction
+            )
+            for result in found:
+                if isinstance(result, BaseException):
+                    raise result
+            return all(found)
 
         return self._loop.run(all_lanes())
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
+from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NoReturn
@@ -16,7 +18,6 @@ from outbox.context import Context, cause
 from outbox.errors import ConfigurationError, UsageError
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable, Iterator, Sequence
 
     from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
@@ -102,7 +103,8 @@ class SyncTransaction:
     def _call(self, call: Call, context: Context) -> None:
         result = call.handler.function(call.event, context)
         if call.handler.is_async:
-            self._runner.run(result, context=copy_context())
+            with cancelled_alone():
+                self._runner.run(result, context=copy_context())
         else:
             check_result(result)
 
@@ -145,13 +147,23 @@ class AsyncTransaction:
 async def _call_on(session: AsyncSession, call: Call, job: Job) -> None:
     function = call.handler.function
     if call.handler.is_async:
-        await function(call.event, Context(job.envelope, session, job.attempt))
+        with cancelled_alone():
+            await function(call.event, Context(job.envelope, session, job.attempt))
         return
 
     def call_sync(sync_session: Session) -> Any:
         return function(call.event, Context(job.envelope, sync_session, job.attempt))
 
     check_result(await session.run_sync(call_sync))
+
+
+@contextmanager
+def cancelled_alone() -> Iterator[None]:
+    """Make a failure of a handler's own cancelled task; the worker itself cancels nothing."""
+    try:
+        yield
+    except asyncio.CancelledError as exc:
+        raise RuntimeError("a task that the handler awaited was cancelled") from exc
 
 
 def check_result(result: object) -> None:

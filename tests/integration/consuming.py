@@ -142,7 +142,8 @@ def inbox_count(engine: sa.Engine) -> int:
         return connection.scalar(sa.text("SELECT count(*) FROM outbox_inbox")) or 0
 
 
-def async_engine(engine: sa.Engine) -> AsyncEngine:
+def async_engine(engine: sa.Engine, driver: str | None = None) -> AsyncEngine:
     """Return an AsyncEngine on the same database."""
-    driver = {"postgresql": "postgresql+psycopg", "sqlite": "sqlite+aiosqlite"}
-    return create_async_engine(engine.url.set(drivername=driver[engine.dialect.name]))
+    usual = {"postgresql": "psycopg", "sqlite": "aiosqlite"}[engine.dialect.name]
+    name = f"{engine.dialect.name}+{driver or usual}"
+    return create_async_engine(engine.url.set(drivername=name))

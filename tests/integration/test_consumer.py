@@ -21,6 +21,7 @@ from tests.integration.consuming import (
     Base,
     Counted,
     Effect,
+    ListSubscriber,
     async_engine,
     consume,
     counted,
@@ -32,9 +33,10 @@ from tests.integration.consuming import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from outbox.context import Context
+    from outbox.transport import Delivery
 
 
 @pytest.fixture(params=["postgres", "sqlite"])
@@ -331,6 +333,52 @@ def test_every_kind_of_handler_runs_on_every_kind_of_engine(
         sorted(effects(engine), key=lambda e: e[0]), lambda e: e[0]
     ):
         assert [n for _, n in found] == [n for n in range(300) if f"k{n % 5}" == key]
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_handler_that_ends_cancelled_has_failed_and_the_worker_goes_on(
+    engine: sa.Engine,
+    is_async: bool,  # noqa: FBT001  # a parameter of the test
+) -> None:
+    consumer = Consumer("tests", database=async_engine(engine) if is_async else engine)
+
+    @consumer.on(Counted)
+    async def handle(event: Counted, context: Context) -> None:
+        if event.n == 1:
+            task = asyncio.ensure_future(asyncio.Event().wait())
+            task.cancel()
+            await task
+        write(event, context)
+
+    assert consume(consumer, [counted("a", 1), counted("b", 2)]) == Counts(handled=1, dead=1)
+    assert "cancelled" in letters(engine)[0].reason
+
+
+def test_asyncpg_serves_as_well(postgres_engine: sa.Engine) -> None:
+    Base.metadata.create_all(postgres_engine)
+    consumer = Consumer("tests", database=async_engine(postgres_engine, "asyncpg"))
+    _both(consumer)
+    log = [counted(f"k{n % 5}", n) for n in range(100)]
+    assert consume(consumer, [*log, *log]) == Counts(handled=100, duplicate=100)
+
+
+def test_tables_that_vanish_stop_a_worker_with_lanes_by_one_error(
+    postgres_engine: sa.Engine,
+) -> None:
+    consumer = Consumer("tests", database=async_engine(postgres_engine))
+
+    @consumer.on(Counted)
+    async def handle(event: Counted, context: Context) -> None:
+        """Do nothing."""
+
+    class Vanishing(ListSubscriber):
+        def receive(self, limit: int, timeout: float, /) -> Sequence[Delivery]:
+            with postgres_engine.begin() as connection:
+                connection.execute(sa.text("DROP TABLE IF EXISTS outbox_inbox"))
+            return super().receive(limit, timeout)
+
+    with pytest.raises(ConfigurationError, match="run `outbox migrate`"):
+        consume(consumer, Vanishing([counted(f"k{n}", n) for n in range(50)]))
 
 
 def test_handlers_may_query_what_they_wrote_on_an_async_session(engine: sa.Engine) -> None:

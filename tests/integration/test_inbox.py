@@ -29,6 +29,14 @@ def test_a_claim_returns_what_was_not_there_yet(engine: sa.Engine) -> None:
         assert inbox.claim(connection, "c", []) == set()
 
 
+def test_claims_are_entered_in_one_order_for_everyone(engine: sa.Engine) -> None:
+    order = {"postgresql": "ctid", "sqlite": "rowid"}[engine.dialect.name]
+    with engine.begin() as connection:
+        inbox.claim(connection, "c", [("s", "3"), ("t", "2"), ("s", "1"), ("r", "4")])
+        rows = connection.execute(sa.text(f"SELECT event_id FROM outbox_inbox ORDER BY {order}"))
+        assert list(rows.scalars()) == ["4", "1", "3", "2"]
+
+
 def test_a_claim_that_is_rolled_back_never_was(engine: sa.Engine) -> None:
     with engine.connect() as connection:
         inbox.claim(connection, "c", [("s", "1")])

@@ -189,8 +189,10 @@ def test_a_rebalance_in_the_middle_repeats_loses_and_reorders_nothing(engine: sa
     assert counts == Counts(duplicate=2_000)
 
 
-def test_a_connection_that_is_cut_burns_no_attempt(postgres: sa.Engine) -> None:
-    consumer = Consumer("tests", database=postgres)
+@pytest.mark.parametrize("driver", [None, "psycopg", "asyncpg"])
+def test_a_connection_that_is_cut_burns_no_attempt(postgres: sa.Engine, driver: str | None) -> None:
+    database = async_engine(postgres, driver) if driver else postgres
+    consumer = Consumer("tests", database=database)
     attempts: list[int] = []
 
     @consumer.on(Counted)
@@ -244,15 +246,15 @@ def test_a_server_that_is_down_is_waited_for(own_postgres: PostgresServer) -> No
 def test_a_batch_is_read_committed_whatever_the_engine_says(postgres_url: str) -> None:
     engine = sa.create_engine(postgres_url, isolation_level="REPEATABLE READ")
     consumer = Consumer("tests", database=engine)
-    seen = []
+    seen: dict[str, str] = {}
 
     @consumer.on(Counted)
     def handle(event: Counted, context: Context) -> None:
         for name in ("transaction_isolation", "lock_timeout"):
-            seen.append(context.session.scalar(sa.text(f"SHOW {name}")))
+            seen[name] = context.session.scalar(sa.text(f"SHOW {name}"))
 
     consume(consumer, [counted("k", 1)])
-    assert seen == ["read committed", "10s"]
+    assert seen == {"transaction_isolation": "read committed", "lock_timeout": "10s"}
     with engine.connect() as connection:
         assert connection.scalar(sa.text("SHOW lock_timeout")) == "0"
     engine.dispose()
@@ -450,26 +452,37 @@ def test_two_workers_replay_each_letter_once_and_each_key_in_order(engine: sa.En
         assert [n for k, n in done if k == key] == sorted(n for k, n in done if k == key)
 
 
+@pytest.mark.parametrize("is_async_engine", [False, True])
+@pytest.mark.parametrize("is_async_handler", [False, True])
 def test_events_emitted_by_a_handler_carry_their_cause_and_commit_with_it(
     engine: sa.Engine,
+    is_async_engine: bool,  # noqa: FBT001  # a parameter of the test
+    is_async_handler: bool,  # noqa: FBT001  # a parameter of the test
 ) -> None:
-    log = [counted("k", 1, id="first", correlation_id="chain", actor="user:1")]
-    for is_async in (False, True):
-        consumer = Consumer(f"c{is_async}", database=async_engine(engine) if is_async else engine)
+    consumer = Consumer("tests", database=async_engine(engine) if is_async_engine else engine)
 
-        @consumer.on(Counted)
-        async def handle(event: Counted, context: Context) -> None:
-            if context.attempt == 1:
-                context.emit(Counted(key="lost", n=0))
-                raise TimeoutError
-            context.emit(Counted(key="k", n=event.n + 1))
+    def handle(event: Counted, context: Context) -> None:
+        if context.attempt == 1:
+            context.emit(Counted(key="lost", n=0))
+            raise TimeoutError
+        context.emit(Counted(key=event.key, n=event.n + 1))
 
-        assert consume(consumer, log) == Counts(handled=1)
+    async def handle_async(event: Counted, context: Context) -> None:
+        handle(event, context)
+
+    consumer.on(Counted)(handle_async if is_async_handler else handle)
+    log = [
+        counted("k", n, id=f"cause-{n}", correlation_id=f"chain-{n}", actor="user:1")
+        for n in range(3)
+    ]
+    assert consume(consumer, log) == Counts(handled=3)
     with engine.connect() as connection:
-        rows = connection.execute(sa.select(outbox_event.c.partition_key, outbox_event.c.headers))
-        emitted = [(key, headers) for key, headers in rows]
-    expected = {"correlationid": "chain", "causationid": "first", "actor": "user:1"}
-    assert emitted == [("k", expected), ("k", expected)]
+        query = sa.select(outbox_event.c.partition_key, outbox_event.c.headers)
+        emitted = [tuple(row) for row in connection.execute(query.order_by(outbox_event.c.seq))]
+    assert emitted == [
+        ("k", {"correlationid": f"chain-{n}", "causationid": f"cause-{n}", "actor": "user:1"})
+        for n in range(3)
+    ]
 
 
 def settings_of(route: dict[str, object], **consumers: ConsumerSettings) -> Settings:
