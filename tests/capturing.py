@@ -74,6 +74,7 @@ class Reader:
             page = self.page()
             self.settle(page)
             drained += numbers(page)
+            assert len(drained) == len(set(drained)), "read twice"
             if page.is_last:
                 return drained
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -92,10 +93,10 @@ def read_snapshot(stored: Mapping[str, Any]) -> SnapshotPosition:
         late, server = stored["late"], stored["server"]
         return SnapshotPosition(
             floor=int(stored["floor"]),
-            snapshot=str(stored["snapshot"]),
+            snapshot=_snapshot(stored["snapshot"]),
             late=late
             and LatePass(
-                target=str(late["target"]),
+                target=_snapshot(late["target"]),
                 transactions=tuple(int(x) for x in late["transactions"]),
                 cursor=int(late["cursor"]),
             ),
@@ -132,6 +133,12 @@ def rewind(position: Position, seq: int) -> Position:
             return replace(position, floor=min(floor, seq))
         case _:
             raise TypeError(f"a {type(position).__name__} cannot be rewound")
+
+
+def _snapshot(text: str) -> str:
+    if re.fullmatch(r"\d+:\d+:(\d+(,\d+)*)?", text) is None:
+        raise ValueError(f"{text!r} is no snapshot")
+    return text
 
 
 def _check_kind(stored: Mapping[str, Any], kind: str) -> None:

@@ -1,0 +1,109 @@
+"""A page touches its own ranges of two indexes, whatever the planner knows about the table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from relay.capture.connection import SQL
+from relay.capture.position import LatePass
+from relay.capture.snapshot import LATE_LIMIT, _reading_on, _reading_pass
+from tests.capturing import connect
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import psycopg
+
+COUNT = 300_000
+PAGE = 5_000
+FILL = (
+    "INSERT INTO outbox_event (type, data, partition_key)"
+    " SELECT 'test.happened', convert_to(repeat('x', 200), 'UTF8'), 'k' || i"
+    " FROM generate_series(1, {}) AS i"
+)
+JIT_ABOVE_COST = 100_000
+
+
+@pytest.fixture(params=["analyzed", "never analyzed", "analyzed when it was small"])
+def table(request: pytest.FixtureRequest, postgres_url: str) -> Iterator[psycopg.Connection[Any]]:
+    """A table of 300,000 rows, the last 10,000 by one transaction after the others."""
+    with connect(postgres_url, autocommit=True) as connection:
+        connection.execute("ALTER TABLE outbox_event SET (autovacuum_enabled = off)")
+        if request.param == "analyzed when it was small":
+            connection.execute(FILL.format(100).encode())
+            connection.execute("ANALYZE outbox_event")
+        connection.execute(FILL.format(COUNT - 10_000).encode())
+        connection.execute(FILL.format(10_000).encode())
+        if request.param == "analyzed":
+            connection.execute("VACUUM ANALYZE outbox_event")
+        yield connection
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for child in plan.get("Plans", ()):
+        yield from nodes(child)
+
+
+def explain(
+    connection: psycopg.Connection[Any], parameters: dict[str, object]
+) -> list[dict[str, Any]]:
+    statement = b"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + SQL["next_page"]
+    row = connection.execute(statement, parameters).fetchone()
+    assert row is not None
+    assert "JIT" not in row[0][0]
+    return list(nodes(row[0][0]["Plan"]))
+
+
+def touched(plan: list[dict[str, Any]]) -> int:
+    return int(plan[0]["Shared Hit Blocks"]) + int(plan[0]["Shared Read Blocks"])
+
+
+def assert_frugal(plan: list[dict[str, Any]]) -> None:
+    """Nothing is scanned through, nothing filtered away, and nothing compiled."""
+    on_table = [node for node in plan if node.get("Relation Name") == "outbox_event"]
+    assert on_table
+    assert not [node for node in on_table if node["Node Type"] == "Seq Scan"]
+    assert sum(node.get("Rows Removed by Filter", 0) for node in on_table) == 0
+    assert plan[0]["Total Cost"] < JIT_ABOVE_COST
+
+
+def test_a_page_reads_nothing_but_its_own_ranges(table: psycopg.Connection[Any]) -> None:
+    row = table.execute(
+        "SELECT pg_current_snapshot()::text, max(transaction_id::text::bigint) FROM outbox_event"
+    ).fetchone()
+    assert row is not None
+    snapshot, last = row
+    check_fresh_rows(table, snapshot)
+    check_late_rows(table, last)
+    check_rows_above_xmax(table, last)
+
+
+def check_fresh_rows(table: psycopg.Connection[Any], snapshot: str) -> None:
+    for floor in (0, COUNT // 2, COUNT + 100):
+        parameters = {"floor": floor, "late": LATE_LIMIT, "fresh": PAGE}
+        plan = explain(table, _reading_on(snapshot) | parameters)
+        assert_frugal(plan)
+        assert touched(plan) < 1_000
+
+
+def check_late_rows(table: psycopg.Connection[Any], last: int) -> None:
+    """The position's snapshot lists the last transaction as running, and a thousand more."""
+    running = ",".join(str(last - 1_000 + i) for i in range(1_001))
+    position = _reading_on(f"{last - 1_000}:{last + 1}:{running}")
+    rest_of_pass = _reading_pass(LatePass("", (last,), cursor=COUNT - 5_000))
+    for parameters in (position | {"fresh": PAGE}, rest_of_pass | {"fresh": 0}):
+        plan = explain(table, parameters | {"floor": COUNT, "late": LATE_LIMIT})
+        assert_frugal(plan)
+        assert plan[0]["Actual Rows"] == LATE_LIMIT + 1
+        assert touched(plan) < 5 * LATE_LIMIT  # for each row a descent of the primary key
+
+
+def check_rows_above_xmax(table: psycopg.Connection[Any], last: int) -> None:
+    """The route stood still for 10,000 rows: the first page walks over their index entries."""
+    parameters = {"floor": COUNT - 10_000, "late": LATE_LIMIT, "fresh": PAGE}
+    plan = explain(table, _reading_on(f"{last}:{last}:") | parameters)
+    assert_frugal(plan)
+    assert touched(plan) < 1_000

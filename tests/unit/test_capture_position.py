@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from outbox.errors import ConfigurationError, ForeignPositionError
+from relay.capture.position import (
+    LatePass,
+    SerialPosition,
+    Server,
+    SnapshotPosition,
+    read_serial,
+    read_snapshot,
+    rewind,
+)
+
+SERVER = Server("7711492834830054049", "87e8f70e-4af7-4399-a08f-981d999d35d9")
+PLAIN = SnapshotPosition(7, "10:12:10", None, SERVER)
+PASSING = SnapshotPosition(7, "10:12:10,11", LatePass("12:12:", (10, 11), cursor=3), SERVER)
+
+
+@pytest.mark.parametrize("position", [PLAIN, PASSING])
+def test_a_position_survives_json(position: SnapshotPosition) -> None:
+    assert read_snapshot(json.loads(json.dumps(position.to_json()))) == position
+
+
+def test_a_serial_position_survives_json() -> None:
+    assert read_serial(json.loads(json.dumps(SerialPosition(3).to_json()))) == SerialPosition(3)
+
+
+def test_a_position_of_another_kind_of_database_is_foreign() -> None:
+    with pytest.raises(ForeignPositionError, match="another kind of database"):
+        read_snapshot(SerialPosition(3).to_json())
+    with pytest.raises(ForeignPositionError, match="another kind of database"):
+        read_serial(PLAIN.to_json())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"kind": "other"},
+        {"floor": "x"},
+        {"snapshot": "1:2"},
+        {"snapshot": "1:2:x"},
+        {"snapshot": None},
+        {"server": None},
+        {"late": {"target": "1:1:"}},
+    ],
+)
+def test_what_is_no_position_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        read_snapshot(PLAIN.to_json() | change)
+
+
+def test_what_is_no_serial_position_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        read_serial({"kind": "serial"})
+
+
+def delivered(position: SnapshotPosition, rows: dict[int, int]) -> set[int]:
+    """What a position says of rows (number → transaction), by its definition."""
+    late = position.late
+    return {
+        seq
+        for seq, xid in rows.items()
+        if (seq <= position.floor and visible(xid, position.snapshot))
+        or (late and seq <= late.cursor and xid in late.transactions)
+    }
+
+
+def visible(xid: int, snapshot: str) -> bool:
+    _, xmax, running = snapshot.split(":")
+    return xid < int(xmax) and str(xid) not in running.split(",")
+
+
+@given(
+    rows=st.dictionaries(st.integers(1, 12), st.integers(8, 12), max_size=12),
+    floor=st.integers(0, 12),
+    cursor=st.integers(0, 12),
+    seq=st.integers(0, 14),
+    passing=st.booleans(),
+)
+def test_rewinding_takes_back_exactly_what_is_numbered_above(
+    rows: dict[int, int], floor: int, cursor: int, seq: int, *, passing: bool
+) -> None:
+    late = LatePass("12:12:", (9, 11), cursor=min(cursor, floor)) if passing else None
+    position = SnapshotPosition(floor, "9:12:9,11", late, SERVER)
+    rewound = rewind(position, seq)
+    assert isinstance(rewound, SnapshotPosition)
+    assert delivered(rewound, rows) == {n for n in delivered(position, rows) if n <= seq}
+
+
+def test_rewinding_a_serial_position_lowers_its_floor() -> None:
+    assert rewind(SerialPosition(7), 3) == SerialPosition(3)
+    assert rewind(SerialPosition(3), 7) == SerialPosition(3)
+
+
+def test_a_position_of_no_known_kind_cannot_be_rewound() -> None:
+    class Unknown:
+        def to_json(self) -> dict[str, Any]:
+            return {}
+
+    with pytest.raises(TypeError, match="Unknown"):
+        rewind(Unknown(), 3)
