@@ -32,7 +32,9 @@ def make_engine(url: sa.URL) -> sa.Engine:
     options: dict[str, Any] = {}
     if url.get_backend_name() == "postgresql":
         options = {name: _POSTGRES_OPTIONS[name] for name in _POSTGRES_OPTIONS.keys() - url.query}
-    return sa.create_engine(url, connect_args=options, pool_size=5, max_overflow=-1)
+    return sa.create_engine(
+        url, connect_args=options, poolclass=sa.QueuePool, pool_size=5, max_overflow=-1
+    )
 
 
 @contextmanager
