@@ -195,8 +195,9 @@ def add_to_connection(connection: sa.Connection, envelope: Envelope) -> None:
 
 def _listen(connection: sa.Connection) -> None:
     # On this Connection alone: a listener of the Engine would slow down each of its statements.
-    for name in ("savepoint", "commit", "prepare_twophase", "commit_twophase"):
-        sa.event.listen(connection, name, _write_connection)
+    sa.event.listen(connection, "savepoint", _write_connection)
+    for name in ("commit", "prepare_twophase", "commit_twophase"):
+        sa.event.listen(connection, name, _write_at_end)
     for name in ("rollback", "rollback_savepoint", "rollback_twophase"):
         sa.event.listen(connection, name, _drop_connection)
 
@@ -205,6 +206,18 @@ def _write_connection(connection: sa.Connection, *_: Any) -> None:
     pending = _of_connection.get(connection)
     if pending is not None and pending.envelopes:
         pending.write(connection)
+
+
+def _write_at_end(connection: sa.Connection, *_: Any) -> None:
+    try:
+        _write_connection(connection)
+    except BaseException:
+        # SQLAlchemy would give the connection back to its pool without a rollback, and whoever
+        # came next would commit the state without its event.
+        _drop_connection(connection)
+        if not connection.invalidated:
+            connection.dialect.do_rollback(connection.connection)
+        raise
 
 
 def _drop_connection(connection: sa.Connection, *_: Any) -> None:
