@@ -87,9 +87,6 @@ def read(delivery: Delivery) -> Received:
 
 def decode(message: Message) -> Envelope:
     """Read a message as an event; raises `DecodeError`."""
-    texts = [value for _, value in message.headers]
-    if b"\0" in b"".join(texts) or b"\0" in (message.key or b""):
-        raise DecodeError("the message has a header or key with a zero byte in it")
     return codec.from_headers(message.key, message.headers, message.data, topic=message.topic)
 
 

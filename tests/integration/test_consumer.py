@@ -85,7 +85,7 @@ def test_two_consumers_handle_an_event_once_each(engine: sa.Engine, consumer: Co
 def test_ids_may_hold_what_array_literals_and_json_quote(
     engine: sa.Engine, consumer: Consumer
 ) -> None:
-    ids = ["", '"', "\\", "{a,b}", "NULL", " ", "é'\n", '\\"']
+    ids = ['"', "\\", "{a,b}", "NULL", " ", "é'\n", '\\"']
     log = [counted("k", n, id=each) for n, each in enumerate(ids)]
     assert consume(consumer, [*log, *log]) == Counts(handled=len(ids), duplicate=len(ids))
 
@@ -254,7 +254,7 @@ def test_what_is_no_event_becomes_a_dead_letter_with_its_bytes(
     first, second = letters(engine)
     assert (first.envelope, first.content.data, first.place) == (None, b"\x00junk", "tests[0]@0")
     assert first.reason.startswith("DecodeError: ")
-    assert "zero byte" in second.reason
+    assert "NUL" in second.reason
 
 
 @pytest.mark.parametrize("verb", ["commit", "rollback", "close"])
