@@ -158,8 +158,7 @@ def _reopen(connection: sa.Connection, stage: str, owner: str, rows: list[dict[s
 
 def any_unresolved(connection: sa.Connection, stage: Stage, owner: str) -> bool:
     """Tell whether an event has an unresolved letter; cheaper than asking for many keys."""
-    query = sa.select(sa.select(letters.c.id).where(*_unresolved(letters, stage, owner)).exists())
-    return bool(connection.scalar(query))
+    return bool(connection.scalar(_ANY_UNRESOLVED, {"stage": stage, "owner": owner}))
 
 
 def blocked_keys(
@@ -253,6 +252,13 @@ def request(connection: sa.Connection, which: Collection[int] | Filter) -> int:
     return _update(connection, chosen, values, letters.c.status.in_(_REQUESTABLE))
 
 
+# Made once: a worker asks it for every batch.
+_ANY_UNRESOLVED: Final = sa.select(
+    sa.select(letters.c.id)
+    .where(letters.c.stage == sa.bindparam("stage"), letters.c.owner == sa.bindparam("owner"))
+    .where(letters.c.resolved_at.is_(None), letters.c.type.is_not(None))
+    .exists()
+)
 _REQUESTABLE: Final[tuple[Status, ...]] = ("dead", "discarded")
 
 
