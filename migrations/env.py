@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import context
 
@@ -9,12 +11,15 @@ from outbox import settings
 from outbox.migration import VERSION_TABLE
 from outbox.table import metadata
 
+LOCK = 0x6F7574626F78
+"""The number of PostgreSQL's advisory lock: `outbox` in ASCII."""
 
-def url() -> str | sa.URL:
+
+def url() -> sa.URL:
     """Return the database to migrate."""
     given: str | sa.URL | None = context.config.attributes.get("url")
     given = given or context.get_x_argument(as_dictionary=True).get("url")
-    return given or settings.load().url
+    return sa.make_url(given) if given else settings.load().url
 
 
 def run_offline() -> None:
@@ -27,18 +32,42 @@ def run_offline() -> None:
 
 
 def run_online() -> None:
-    """Run each revision in a transaction of its own."""
+    """Run what is missing; another process that does the same waits, then finds it done.
+
+    On PostgreSQL each revision is a transaction of its own; on SQLite they are one, because its
+    lock lasts as long as a transaction.
+    """
     engine = sa.create_engine(url(), poolclass=sa.NullPool)
+    is_sqlite = engine.dialect.name == "sqlite"
+    if is_sqlite:
+        begin_by_hand(engine)
     with engine.connect() as connection:
+        if engine.dialect.name == "postgresql":
+            # Of the session, not of a transaction: it ends with the connection.
+            connection.exec_driver_sql(f"SELECT pg_advisory_lock({LOCK})")
+            connection.commit()
         context.configure(
             connection=connection,
             target_metadata=metadata,
             version_table=VERSION_TABLE,
-            transaction_per_migration=True,
+            transaction_per_migration=not is_sqlite,
+            transactional_ddl=True,
         )
         with context.begin_transaction():
             context.run_migrations()
-    engine.dispose()
+
+
+def begin_by_hand(engine: sa.Engine) -> None:
+    """Let a transaction hold SQLite's write lock from its start, and DDL be part of it."""
+
+    def connect(driver: Any, _record: object) -> None:
+        driver.isolation_level = None
+
+    def begin(connection: sa.Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    sa.event.listen(engine, "connect", connect)
+    sa.event.listen(engine, "begin", begin)
 
 
 if context.is_offline_mode():

@@ -32,10 +32,12 @@ class Timestamp(sa.types.TypeDecorator[datetime]):
         return sqlite_text(value)
 
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
-        """Read a timezone-aware datetime."""
+        """Read a timezone-aware datetime; what SQLite's own functions write is UTC."""
         moment: datetime | None = value
         if value is not None and dialect.name == "sqlite":
             moment = datetime.fromisoformat(value)
+            if moment.tzinfo is None:
+                moment = moment.replace(tzinfo=UTC)
         return moment
 
 

@@ -31,6 +31,10 @@ class Xid8(sa.types.UserDefinedType[str]):
         return "xid8"
 
 
+# So that an application's Alembic recognises the column instead of warning of it.
+postgresql.base.ischema_names["xid8"] = Xid8
+
+
 class _transaction_id(ColumnElement[str]):  # noqa: N801  # reads as the SQL function that it is
     """The id of the writing transaction where the database has one that it tells."""
 
@@ -134,13 +138,31 @@ outbox_event = sa.Table(
     sa.Column("data", sa.LargeBinary, nullable=False),
     sa.Column("headers", JsonObject, nullable=False, server_default=sa.text("'{}'")),
     sa.CheckConstraint("type <> '' AND version >= 1", name="outbox_event_attributes"),
+    # What Python's datetime cannot hold would stop every relay.
+    sa.CheckConstraint(
+        "time > '0001-01-02 00:00:00+00' AND time < '9999-12-31 00:00:00+00'",
+        name="outbox_event_time",
+    ).ddl_if(dialect="postgresql"),
+    sa.CheckConstraint(
+        "julianday(time) IS NOT NULL AND time GLOB '[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]*'",
+        name="outbox_event_time",
+    ).ddl_if(dialect="sqlite"),
+    sa.CheckConstraint("typeof(version) = 'integer'", name="outbox_event_version").ddl_if(
+        dialect="sqlite"
+    ),
     sa.CheckConstraint("jsonb_typeof(headers) = 'object'", name="outbox_event_headers").ddl_if(
         dialect="postgresql"
     ),
     sa.CheckConstraint(
         "json_valid(headers) AND json_type(headers) = 'object'", name="outbox_event_headers"
     ).ddl_if(dialect="sqlite"),
-    sa.Index("outbox_event_transaction", "transaction_id", "seq").ddl_if(dialect="postgresql"),
+    # On SQLite, where Alembic would miss it, it is there and always empty.
+    sa.Index(
+        "outbox_event_transaction",
+        "transaction_id",
+        "seq",
+        sqlite_where=sa.text("transaction_id IS NOT NULL"),
+    ),
     sqlite_autoincrement=True,  # a number is never given twice, deleted rows included
 )
 

@@ -1,0 +1,202 @@
+"""The migrations make what `outbox.table` declares, once, whoever runs them at the same time."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy.orm import Session
+
+import outbox
+from outbox import migration
+from outbox.errors import ConfigurationError
+from tests.emitting import emit, names
+from tools.servers.postgres import find_binaries
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(params=["postgres_empty_url", "sqlite_empty_url"])
+def empty_url(request: pytest.FixtureRequest) -> str:
+    url: str = request.getfixturevalue(request.param)
+    return url
+
+
+@pytest.fixture
+def sqlite_empty_url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'empty.db'}"
+
+
+def tables(url: str) -> set[str]:
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    return set(sa.inspect(engine).get_table_names())
+
+
+def dump(url: str, *options: str) -> str:
+    """Return what pg_dump writes, without the version table and the comments."""
+    dsn = sa.make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+    program = str(find_binaries() / "pg_dump")
+    options = (f"--exclude-table={migration.VERSION_TABLE}", "--no-comments", *options)
+    done = subprocess.run([program, *options, dsn], check=True, capture_output=True, text=True)
+    # The random key of psql's \restrict is new in each dump.
+    return re.sub(r"(?m)^(--.*|\\(un)?restrict .*|)\n", "", done.stdout)
+
+
+def psql(url: str, script: str) -> None:
+    dsn = sa.make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+    program = str(find_binaries() / "psql")
+    options = ["--quiet", "--set=ON_ERROR_STOP=1", dsn]
+    subprocess.run([program, *options], check=True, input=script, capture_output=True, text=True)
+
+
+def test_postgres_is_upgraded_to_what_the_tables_declare(
+    postgres_url: str, postgres_empty_url: str
+) -> None:
+    outbox.metadata.create_all(sa.create_engine(postgres_empty_url, poolclass=sa.NullPool))
+    assert dump(postgres_url, "--schema-only") == dump(postgres_empty_url, "--schema-only")
+
+
+def test_sqlite_is_upgraded_to_what_the_tables_declare(
+    sqlite_url: str, sqlite_empty_url: str
+) -> None:
+    outbox.metadata.create_all(sa.create_engine(sqlite_empty_url, poolclass=sa.NullPool))
+
+    def schema(url: str) -> list[str]:
+        with sa.create_engine(url, poolclass=sa.NullPool).connect() as connection:
+            found = connection.exec_driver_sql(
+                "SELECT sql FROM sqlite_master WHERE tbl_name <> 'outbox_alembic_version'"
+                " AND sql IS NOT NULL ORDER BY name"
+            )
+            return [re.sub(r"\s+", " ", sql) for sql in found.scalars()]
+
+    assert schema(sqlite_url) == schema(sqlite_empty_url)
+
+
+# SQLAlchemy stumbles over its own reflection of a NOT VALID constraint.
+@pytest.mark.filterwarnings("ignore:Can't validate argument 'dialect_options'")
+def test_an_upgraded_database_has_nothing_left_to_generate(empty_url: str) -> None:
+    migration.upgrade(empty_url)
+    with sa.create_engine(empty_url, poolclass=sa.NullPool).connect() as connection:
+        options = {"version_table": migration.VERSION_TABLE}
+        context = MigrationContext.configure(connection, opts=options)
+        assert compare_metadata(context, outbox.metadata) == []
+
+
+def test_the_second_upgrade_changes_nothing_and_a_downgrade_leaves_nothing(empty_url: str) -> None:
+    migration.upgrade(empty_url)
+    migration.upgrade(empty_url)
+    engine = sa.create_engine(empty_url, poolclass=sa.NullPool)
+    with Session(engine) as session, session.begin():
+        emit(session, "a")
+    assert migration.current(engine) == "0001"
+    assert set(outbox.metadata.tables) < tables(empty_url)
+    command.downgrade(migration.config(empty_url), "base")
+    assert tables(empty_url) == {migration.VERSION_TABLE} | tables(empty_url) & {"sqlite_sequence"}
+    migration.upgrade(empty_url)
+    assert names(engine) == []
+
+
+def test_processes_that_upgrade_at_the_same_time_do_it_once(empty_url: str) -> None:
+    code = (
+        "import sys; from outbox.migration import upgrade; sys.stdin.read(); upgrade(sys.argv[1])"
+    )
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, empty_url],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONWARNINGS": "error"},
+        )
+        for _ in range(4)
+    ]
+    for process in running:
+        assert process.stdin is not None
+        process.stdin.close()
+        process.stdin = None
+    assert [process.communicate(timeout=60)[1] for process in running] == [""] * 4
+    assert set(outbox.metadata.tables) < tables(empty_url)
+
+
+def test_tables_of_somebody_else_are_refused_by_name(empty_url: str) -> None:
+    outbox.metadata.create_all(sa.create_engine(empty_url, poolclass=sa.NullPool))
+    with pytest.raises(ConfigurationError, match=r"already has outbox_event, .*outbox_inbox"):
+        migration.upgrade(empty_url)
+
+
+def test_a_migration_that_fails_leaves_nothing_behind(empty_url: str) -> None:
+    engine = sa.create_engine(empty_url, poolclass=sa.NullPool)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE x (y int)")
+        connection.exec_driver_sql("CREATE INDEX outbox_dead_letter_unresolved ON x (y)")
+    with pytest.raises(sa.exc.DBAPIError):
+        migration.upgrade(empty_url)
+    assert tables(empty_url) - {"x", migration.VERSION_TABLE, "sqlite_sequence"} == set()
+
+
+def test_the_history_of_an_application_is_left_alone(empty_url: str) -> None:
+    engine = sa.create_engine(empty_url, poolclass=sa.NullPool)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE alembic_version (version_num varchar(32))")
+        connection.exec_driver_sql("INSERT INTO alembic_version VALUES ('theirs')")
+    migration.upgrade(empty_url)
+    command.downgrade(migration.config(empty_url), "base")
+    with engine.connect() as connection:
+        found = connection.exec_driver_sql("SELECT version_num FROM alembic_version")
+        assert found.scalars().all() == ["theirs"]
+
+
+@pytest.mark.parametrize("url", ["postgresql+psycopg://nobody@localhost/x", "sqlite://"])
+def test_the_sql_can_be_printed_without_a_connection(
+    url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    migration.print_sql(url)
+    printed = capsys.readouterr().out
+    for table in outbox.metadata.tables:
+        assert f"CREATE TABLE {table} " in printed
+    assert ("ADD CONSTRAINT outbox_event_own" in printed) == url.startswith("postgresql")
+
+
+def test_a_dump_of_events_can_be_restored(postgres_url: str, postgres_empty_url: str) -> None:
+    engine = sa.create_engine(postgres_url, poolclass=sa.NullPool)
+    with Session(engine) as session, session.begin():
+        for name in "abc":
+            emit(session, name)
+    psql(postgres_empty_url, dump(postgres_url))
+    restored = sa.create_engine(postgres_empty_url, poolclass=sa.NullPool)
+    assert names(restored) == ["a", "b", "c"]
+    with Session(restored) as session, session.begin():
+        emit(session, "d")
+    assert names(restored) == ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE outbox_event SET type = 'other'",
+        "INSERT INTO outbox_event (seq, type, data) OVERRIDING SYSTEM VALUE VALUES (99, 't', '')",
+        "INSERT INTO outbox_event (transaction_id, type, data) VALUES ('3', 't', '')",
+        "INSERT INTO outbox_event (transaction_id, type, data) VALUES (NULL, 't', '')",
+    ],
+)
+def test_the_guard_refuses_rows_that_no_transaction_has_just_written(
+    postgres_url: str, statement: str
+) -> None:
+    dsn = (
+        sa.make_url(postgres_url).set(drivername="postgresql").render_as_string(hide_password=False)
+    )
+    with psycopg.connect(dsn) as connection:
+        connection.execute("INSERT INTO outbox_event (type, data) VALUES ('t', '')")
+        connection.commit()
+        with pytest.raises(psycopg.errors.CheckViolation, match="outbox_event_own"):
+            connection.execute(statement)
