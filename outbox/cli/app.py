@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from outbox.cli import consume, dead_letters, demo, events, migrate, relay, replay
+from outbox.cli import consume, dead_letters, demo, events, migrate, relay, replay, status
 from outbox.cli.errors import DONE, INTERRUPTED, USAGE, problem_of, report
 from outbox.cli.invocation import Invocation, of
 
@@ -24,6 +23,7 @@ app.command("demo")(demo.demo)
 app.command("migrate")(migrate.migrate)
 app.command("relay")(relay.relay)
 app.command("consume")(consume.consume)
+app.command("status")(status.status)
 app.add_typer(events.app, name="events")
 app.add_typer(dead_letters.app, name="dead-letters")
 app.command("replay")(replay.replay)
@@ -63,21 +63,13 @@ def run(arguments: list[str] | None = None) -> int:
     invocation = Invocation()
     try:
         code = app(arguments, prog_name="outbox", standalone_mode=False, obj=invocation)
-        sys.stdout.flush()
-    except KeyboardInterrupt:
+        invocation.output.flush()
+    except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
-    except BrokenPipeError:
-        return _reader_is_gone()
-    except typer.Abort:
-        return INTERRUPTED
+    except typer.Exit as end:
+        return end.exit_code
     except Exception as error:  # noqa: BLE001  # the border: whatever it is, someone has to be told
         problem = problem_of(error, invocation)
         report(problem, error, debug=invocation.debug)
         return problem.exit_code
     return code if isinstance(code, int) else DONE
-
-
-def _reader_is_gone() -> int:
-    """End quietly when a pipe's reader has had enough (`outbox events list | head`)."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return DONE

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -47,15 +48,24 @@ def demo(
     Needs nothing but Python: it uses SQLite and an in-memory broker in a temporary folder.
     """
     run = of(context)
-    if not run.debug:
-        logging.disable()  # outages and kills are the story here, not news
     servers = (database_url, bootstrap_servers) if kafka else None
-    comparison = _told(Narrator(is_quiet=as_json), servers)
+    with nullcontext() if run.debug else _silence():
+        comparison = _told(Narrator(is_quiet=as_json), servers)
     if as_json:
         run.output.json(comparison.to_json())
     if not comparison.outbox.is_perfect:
         msg = "the shop with an outbox has lost, doubled or reordered something: this is a bug"
         raise FailedError(msg)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Show no logs: outages and kills are the story here, not news."""
+    logging.disable()
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _told(narrator: Narrator, servers: tuple[str | None, str | None] | None) -> Comparison:

@@ -15,6 +15,7 @@ from outbox.cli.errors import USAGE, CommandLineError, FailedError
 from outbox.cli.output import Output
 from outbox.errors import ConfigurationError
 from outbox.settings import DEFAULT_FILE, Settings, load
+from outbox.table import outbox_checkpoint
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,6 +59,11 @@ class Invocation:
         if url.get_backend_name() == "postgresql" and "connect_timeout" not in url.query:
             arguments["connect_timeout"] = CONNECT_SECONDS
         return sa.create_engine(url, poolclass=sa.NullPool, connect_args=arguments)
+
+    def require_tables(self) -> None:
+        """Raise what SQLAlchemy raises where the database or its tables cannot be used."""
+        with self.engine.connect() as connection:
+            connection.execute(sa.select(1).select_from(outbox_checkpoint).limit(1))
 
     def route_names(self, chosen: list[str] | None) -> list[str]:
         """Return the chosen routes, or all; raises `CommandLineError` for one there is not."""

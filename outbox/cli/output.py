@@ -6,13 +6,15 @@ sequence: `visible` and `json_text` write control characters out.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from dataclasses import dataclass
 from datetime import UTC
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import orjson
+import typer
 from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
 from rich.console import Console
@@ -93,12 +95,12 @@ class Output:
         if self.is_terminal:
             self.console.print(Text(visible(text), style=style), soft_wrap=True)
         else:
-            sys.stdout.write(visible(text) + "\n")
+            self._write(visible(text) + "\n")
 
     def raw(self, text: str) -> None:
         """Print a text of our own that may have several lines, and pass it on at once."""
-        sys.stdout.write(text + "\n")
-        sys.stdout.flush()
+        self._write(text + "\n")
+        self.flush()
 
     def json(self, value: object) -> None:
         """Print one JSON document: laid out on a terminal, in one line elsewhere."""
@@ -115,7 +117,7 @@ class Output:
             self.console.print(_rich_table(columns, texts, self.console.width))
         else:
             for line in plain_lines(columns, texts):
-                sys.stdout.write(line + "\n")
+                self._write(line + "\n")
 
     def fields(self, pairs: Iterable[tuple[str, object]]) -> None:
         """Print names and values under each other, leaving out what has no value."""
@@ -126,7 +128,27 @@ class Output:
                 text = Text.assemble((f"{name:<{width}}", "bold"), "  ", value)
                 self.console.print(text, soft_wrap=True)
             else:
-                sys.stdout.write(f"{name:<{width}}  {value}\n")
+                self._write(f"{name:<{width}}  {value}\n")
+
+    def flush(self) -> None:
+        """Pass on what was printed; ends the program where nobody reads it any more."""
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            _reader_is_gone()
+
+    def _write(self, text: str) -> None:
+        try:
+            sys.stdout.write(text)
+        except BrokenPipeError:
+            _reader_is_gone()
+
+
+def _reader_is_gone() -> NoReturn:
+    """End quietly: a reader that has had enough (`… | head`) is no failure."""
+    # What is still buffered would fail again when the interpreter closes standard output.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise typer.Exit
 
 
 def plain_lines(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[str]:

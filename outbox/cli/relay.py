@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+from contextlib import ExitStack
 from typing import Annotated
 
 import typer
 
+from outbox.cli.drain import progress
 from outbox.cli.errors import CommandLineError, FailedError
 from outbox.cli.invocation import Invocation, of
 from outbox.cli.output import counted
@@ -18,8 +20,7 @@ from outbox.cli.process import (
     configure_logs,
     refuse_memory,
 )
-from relay.daemon import Relay, RouteSummary, Summary, Until, stopped_by_signals
-from relay.rebase import rebase as rebase_route
+from relay.daemon import DRAIN_SECONDS, Relay, RouteSummary, Summary, Until, stopped_by_signals
 
 
 def relay(
@@ -34,6 +35,10 @@ def relay(
     once: Annotated[
         bool, typer.Option("--once", help="Deliver one page of each route, then end.")
     ] = False,
+    drain_timeout: Annotated[
+        float,
+        typer.Option(min=0.1, metavar="SECONDS", help="Fail after so long without progress."),
+    ] = DRAIN_SECONDS,
     rebase: Annotated[
         bool,
         typer.Option("--rebase", help="First move positions of another server to this one."),
@@ -49,16 +54,23 @@ def relay(
     until = Until.DRAINED if drain else Until.ONCE if once else Until.FOREVER
     names = run.route_names(route)
     refuse_memory(run.settings, names)
+    # A relay that runs waits for its database; one that starts says that it cannot reach it.
+    run.require_tables()
     if rebase:
         _rebase(run, names)
-    configure_logs(log_format, log_level)
     stop = threading.Event()
-    with stopped_by_signals(stop):
-        summary = Relay(run.settings, names).run(stop, until)
+    with ExitStack() as stack:
+        if drain and run.output.is_terminal:
+            stack.enter_context(progress(run, names))
+        configure_logs(log_format, log_level)
+        stack.enter_context(stopped_by_signals(stop))
+        summary = Relay(run.settings, names, drain_timeout=drain_timeout).run(stop, until)
     _report(run, summary)
 
 
 def _rebase(run: Invocation, names: list[str]) -> None:
+    from relay.rebase import rebase as rebase_route  # noqa: PLC0415  # needs PostgreSQL's driver
+
     for name in names:
         for moved, count in rebase_route(run.engine, name).counts.items():
             run.output.line(

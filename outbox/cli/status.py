@@ -1,0 +1,112 @@
+"""`outbox status`: how each route is doing."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from datetime import datetime
+from typing import Annotated, Any, Final
+
+import sqlalchemy as sa
+import typer
+
+from outbox import dead_letter
+from outbox.cli.invocation import of
+from outbox.cli.output import Column, Output, duration, moment
+from outbox.codec import time_text
+from outbox.dead_letter import Status
+from relay.status import RouteStatus, route_status
+
+ROUTE_COLUMNS: Final = (
+    Column("route", shrinks=True),
+    Column("state"),
+    Column("lag", right=True),
+    Column("backlog", right=True),
+    Column("dead", right=True),
+    Column("parked", right=True),
+    Column("holder", shrinks=True),
+    Column("expires"),
+)
+CONSUMER_COLUMNS: Final = (
+    Column("consumer"),
+    Column("dead", right=True),
+    Column("parked", right=True),
+)
+
+
+def status(
+    context: typer.Context,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON for scripts.")] = False,
+) -> None:
+    """Show lag, backlog, dead letters and lease of each route, from the database alone."""
+    run = of(context)
+    run.route_names(None)
+    routes = route_status(run.engine, run.settings)
+    consumers = _consumers(run.engine)
+    if as_json:
+        run.output.json({"routes": [_document(route) for route in routes], "consumers": consumers})
+    else:
+        _show(run.output, routes, consumers)
+
+
+def state_of(route: RouteStatus) -> str:
+    """Say in one word how a route is doing."""
+    if route.holder is None:
+        return "stopped"
+    return "running" if route.error is None else "held"
+
+
+def _show(output: Output, routes: list[RouteStatus], consumers: list[dict[str, Any]]) -> None:
+    output.table(ROUTE_COLUMNS, [_cells(route) for route in routes])
+    for route in routes:
+        if route.oldest_at is not None:
+            text = f"oldest unsent event of {route.route}: {moment(route.oldest_at)}"
+            output.line(text, "dim")
+    for route in routes:
+        if route.error is not None:
+            since = "" if route.error_at is None else f" since {moment(route.error_at)}"
+            verb = "ended" if route.holder is None else "stands still"
+            output.line(f"{route.route} {verb}{since}: {route.error}", "bold red")
+    if consumers:
+        output.line()
+        names = [column.title for column in CONSUMER_COLUMNS]
+        output.table(CONSUMER_COLUMNS, [[each[name] for name in names] for each in consumers])
+
+
+def _cells(route: RouteStatus) -> tuple[object, ...]:
+    expires = route.lease_expires_at
+    return (
+        route.route,
+        state_of(route),
+        "?" if route.lag_seconds is None else duration(route.lag_seconds),
+        "?" if route.backlog_count is None else f"{route.backlog_count:,}",
+        f"{route.dead_count:,}",
+        f"{route.parked_count:,}",
+        route.holder or "-",
+        "-" if expires is None else f"{expires:%H:%M:%SZ}",
+    )
+
+
+def _document(route: RouteStatus) -> dict[str, Any]:
+    values = {field.name: getattr(route, field.name) for field in fields(route)}
+    return {
+        "state": state_of(route),
+        **{
+            name: time_text(value) if isinstance(value, datetime) else value
+            for name, value in values.items()
+        },
+    }
+
+
+def _consumers(engine: sa.Engine) -> list[dict[str, Any]]:
+    """Return the consumers that have unresolved letters in this database."""
+    with engine.connect() as connection:
+        tally: dict[tuple[str, Status], int] = dead_letter.tally(connection, "consumer")
+    return [
+        {
+            "consumer": name,
+            "dead": tally.get((name, "dead"), 0) + tally.get((name, "requested"), 0),
+            "parked": tally.get((name, "parked"), 0),
+        }
+        for name in sorted({owner for owner, _ in tally})
+    ]
