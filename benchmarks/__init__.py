@@ -1,0 +1,1 @@
+"""Measurements, each against a hand-written ceiling in the same run."""
