@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -359,20 +359,18 @@ def test_a_position_that_is_moved_by_hand_is_picked_up(world: World) -> None:
 
 
 def test_a_second_relay_waits_and_takes_over_at_once(world: World) -> None:
-    second_stop = threading.Event()
-    second = threading.Thread(target=world.relay().run, args=(second_stop,))
-    with world.relay().running():
+    with ExitStack() as second, ExitStack() as first:
+        first.enter_context(world.relay().running())
         eventually(lambda: world.status().holder is not None)
-        first_holder = world.checkpoint().holder
-        second.start()
+        holder = world.checkpoint().holder
+        second.enter_context(world.relay().running())
         world.emit("a")
         eventually(lambda: world.arrived() == ["a"])
-        assert world.checkpoint().holder == first_holder
-    eventually(lambda: world.checkpoint().token == 2, seconds=3.0)
-    world.emit("b")
-    eventually(lambda: world.arrived() == ["a", "b"])
-    second_stop.set()
-    second.join()
+        assert world.checkpoint().holder == holder
+        first.close()
+        eventually(lambda: world.checkpoint().token == 2, seconds=3.0)
+        world.emit("b")
+        eventually(lambda: world.arrived() == ["a", "b"])
     assert world.checkpoint().holder is None
 
 
