@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import zlib
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import sqlalchemy as sa
 
 from outbox.batch import Pause
 from outbox.envelope import Envelope
+from outbox.errors import ConfigurationError
 from outbox.letter_replay import replay
 from outbox.retry import BackOff
 from outbox.settlement import settle
@@ -30,6 +32,10 @@ if TYPE_CHECKING:
 
     Steps = Generator[Step, Outcome | None, None]
     Report = Callable[[Counts], None]
+
+
+NOTICE_SECONDS: Final = 0.1
+"""A lane that waits looks so often whether it is to stop."""
 
 
 class Runner(Protocol):
@@ -53,8 +59,16 @@ class Runner(Protocol):
 
 
 def runner_of(consumer: Consumer, settings: ConsumerSettings) -> Runner:
-    """Return the runner for the kind of engine that a consumer has."""
+    """Return the runner for the kind of engine that a consumer has.
+
+    Raises `ConfigurationError` for a database that the inbox does not know.
+    """
     engine = consumer.engine
+    if engine.dialect.name not in {"postgresql", "sqlite"}:
+        raise ConfigurationError(
+            f"the database of consumer {consumer.name!r} is {engine.dialect.name}: an inbox is"
+            " kept on PostgreSQL or SQLite"
+        )
     if isinstance(engine, sa.Engine):
         return SyncRunner(consumer, engine, settings)
     return AsyncRunner(consumer, engine, settings)
@@ -151,13 +165,20 @@ class AsyncRunner:
         while step is not None:
             outcome: Outcome | None = None
             if isinstance(step, Pause):
-                seconds = wait_seconds(step, self._settings)
-                if await asyncio.to_thread(stop.wait, seconds):
+                if await stopped_within(stop, wait_seconds(step, self._settings)):
                     return False
             else:
                 outcome = await self._transaction.run(step.prepare)
             step = send(steps, outcome)
         return True
+
+
+async def stopped_within(stop: threading.Event, seconds: float) -> bool:
+    """Wait like `stop.wait(seconds)`, while other lanes go on; it may notice a little later."""
+    end = time.monotonic() + seconds
+    while not stop.is_set() and (left := end - time.monotonic()) > 0:
+        await asyncio.sleep(min(left, NOTICE_SECONDS))
+    return stop.is_set()
 
 
 def wait_seconds(pause: Pause, settings: ConsumerSettings) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -471,6 +472,14 @@ def test_a_database_that_is_not_there_at_the_start_is_told_without_its_password(
     with pytest.raises(DatabaseUnavailableError, match="'tests' does not answer") as caught:
         consume(consumer, [])
     assert "secret" not in str(caught.value)
+
+
+def test_a_database_without_an_inbox_is_refused() -> None:
+    other = SimpleNamespace(dialect=SimpleNamespace(name="mssql"))
+    consumer = Consumer("tests", database=other)  # type: ignore[arg-type]  # needs no driver so
+    consumer.on(Counted)(write)
+    with pytest.raises(ConfigurationError, match="mssql"):
+        consume(consumer, [])
 
 
 def test_a_consumer_without_handlers_cannot_work(engine: sa.Engine) -> None:
