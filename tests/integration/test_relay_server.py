@@ -1,0 +1,134 @@
+"""The relay while its database server restarts, crashes or does not answer."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import sqlalchemy as sa
+
+from outbox.errors import DatabaseUnavailableError
+from outbox.migration import upgrade
+from outbox.settings import Settings
+from outbox.table import outbox_checkpoint, outbox_event
+from outbox.transport import PUBLISHED, Outcome
+from outbox.transports.memory import MemoryBroker
+from outbox.transports.memory.publisher import MemoryPublisher
+from relay.checkpoint import Checkpoint
+from relay.daemon import Relay, Until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from outbox.envelope import Envelope
+    from tools.servers import PostgresServer
+
+
+def eventually(fact: Callable[[], object], seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not fact():
+        assert time.monotonic() < deadline, "it did not become true"
+        time.sleep(0.01)
+
+
+def emit(engine: sa.Engine, *names: str) -> None:
+    rows = [{"type": "shop.order.placed", "partition_key": "k", "data": n.encode()} for n in names]
+    with engine.begin() as connection:
+        connection.execute(sa.insert(outbox_event), rows)
+
+
+def make_settings(url: str, **route: Any) -> tuple[Settings, MemoryBroker]:
+    name = uuid.uuid4().hex
+    options = {"transport": "memory", "broker": name, "lease_seconds": 2, "retry_max_seconds": 0.2}
+    settings = Settings.model_validate({"database_url": url, "routes": {"m": options | route}})
+    return settings, MemoryBroker.named(name)
+
+
+def arrived(broker: MemoryBroker) -> list[str]:
+    return [message.data.decode() for message in broker.messages("shop.order")]
+
+
+def firsts(names: list[str]) -> list[str]:
+    return list(dict.fromkeys(names))
+
+
+@pytest.mark.parametrize("end", ["stop", "kill"])
+def test_a_server_that_restarts_or_crashes_loses_nothing(
+    own_postgres: PostgresServer, end: str
+) -> None:
+    url = own_postgres.url()
+    upgrade(url)
+    engine = sa.create_engine(url, pool_pre_ping=True)
+    settings, broker = make_settings(url)
+    with Relay(settings).running():
+        emit(engine, "a", "b")
+        eventually(lambda: arrived(broker) == ["a", "b"])
+        getattr(own_postgres, end)()
+        own_postgres.start()
+        emit(engine, "c", "d")
+        eventually(lambda: firsts(arrived(broker)) == ["a", "b", "c", "d"])
+    with engine.begin() as connection:
+        assert connection.execute(sa.select(outbox_checkpoint.c.holder)).one() == (None,)
+    assert Relay(settings).run(until=Until.DRAINED).routes["m"].published == 0
+    engine.dispose()
+
+
+def test_a_relay_waits_for_a_server_that_is_not_there_yet(own_postgres: PostgresServer) -> None:
+    url = own_postgres.url()
+    upgrade(url)
+    engine = sa.create_engine(url, pool_pre_ping=True)
+    emit(engine, "a")
+    own_postgres.stop()
+    settings, broker = make_settings(url)
+    summary = Relay(settings, drain_timeout=0.3).run(until=Until.DRAINED)
+    assert summary.exit_code == 1
+    assert "does not answer" in (summary.routes["m"].error or "")
+    with Relay(settings).running():
+        own_postgres.start()
+        eventually(lambda: arrived(broker) == ["a"])
+    engine.dispose()
+
+
+def test_a_holder_that_cannot_renew_stops_publishing_before_its_lease_ends(
+    postgres_engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, _ = make_settings(
+        postgres_engine.url.render_as_string(hide_password=False), page_size=1
+    )
+    healthy = threading.Event()
+    healthy.set()
+    published: list[tuple[str, float]] = []
+    store = Checkpoint.store
+
+    def renew(self: Checkpoint) -> None:
+        if not healthy.is_set():
+            raise DatabaseUnavailableError("no answer")
+        store(self)
+
+    def publish(self: MemoryPublisher, batch: Sequence[Envelope]) -> list[Outcome]:
+        time.sleep(0.01)
+        with postgres_engine.begin() as connection:
+            left = sa.text(
+                "SELECT extract(epoch FROM expires_at - clock_timestamp())::float"
+                " FROM outbox_checkpoint"
+            )
+            published.append((batch[0].id, connection.scalar(left) or 0.0))
+        return [PUBLISHED] * len(batch)
+
+    monkeypatch.setattr(Checkpoint, "store", renew)
+    monkeypatch.setattr(MemoryPublisher, "publish", publish)
+    emit(postgres_engine, *map(str, range(600)))
+    with Relay(settings, engine=postgres_engine).running():
+        eventually(lambda: len(published) > 20)
+        healthy.clear()
+        eventually(lambda: published[-1][1] < 1.3)
+        time.sleep(1.5)
+        count = len(published)
+        time.sleep(0.3)
+        assert len(published) == count < 600, "it goes on without trust"
+        assert min(left for _, left in published) > 2 * 0.4
+        healthy.set()
+        eventually(lambda: len({name for name, _ in published}) == 600)

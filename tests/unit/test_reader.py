@@ -1,0 +1,87 @@
+"""Reading ahead is bounded, and ends when it is told to."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+
+from relay.reader import BYTES, PageQueue, next_limit
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from outbox.envelope import Envelope
+    from relay.capture import Position
+
+
+@dataclass(frozen=True)
+class Page:
+    name: str
+    envelopes: Sequence[Envelope] = ()
+    is_last: bool = False
+
+    def position(self, count: int | None = None, /) -> Position:
+        raise NotImplementedError
+
+
+A, B, C = Page("a"), Page("b"), Page("c")
+
+
+def putting(queue: PageQueue, page: Page, size: int) -> threading.Thread:
+    thread = threading.Thread(target=queue.put, args=(page, size))
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize(("pages", "size"), [(1, 0), (10, 60)])
+def test_a_full_queue_makes_the_reader_wait(pages: int, size: int) -> None:
+    queue = PageQueue(max_pages=pages, max_bytes=100)
+    queue.put(A, size)
+    thread = putting(queue, B, size)
+    thread.join(0.05)
+    assert thread.is_alive()
+    assert queue.get(0) is A
+    thread.join(10)
+    assert queue.get(0) is B
+
+
+def test_one_page_always_fits() -> None:
+    queue = PageQueue(max_bytes=100)
+    queue.put(A, 1_000_000)
+    assert queue.get(0) is A
+
+
+def test_a_queue_is_exhausted_once_it_is_finished_and_empty() -> None:
+    queue = PageQueue()
+    queue.put(A, 0)
+    queue.finish()
+    assert not queue.is_exhausted
+    assert queue.get(60) is A
+    assert queue.is_exhausted
+    assert queue.get(60) is None
+
+
+def test_a_closed_queue_lets_nobody_wait() -> None:
+    queue = PageQueue(max_pages=1)
+    queue.put(A, 0)
+    thread = putting(queue, B, 0)
+    queue.close()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert queue.get(60) is None
+    queue.put(C, 0)
+    assert queue.get(60) is None
+
+
+def test_an_empty_queue_is_waited_for_only_so_long() -> None:
+    assert PageQueue().get(0.01) is None
+
+
+def test_pages_of_large_events_have_fewer_rows() -> None:
+    assert next_limit(5000, 5000, 5000 * 200) == 5000
+    assert next_limit(5000, 5000, 5000 * 1_000_000) == BYTES // 1_000_000
+    assert next_limit(5000, 1, 10 * BYTES) == 1
+    assert next_limit(5000, 0, 0) == 5000
