@@ -23,7 +23,7 @@ from outbox.errors import (
 from outbox.settings import Settings
 from outbox.table import outbox_checkpoint, outbox_event
 from outbox.transports.memory import MemoryBroker
-from outbox.transports.memory.publisher import MemoryPublisher
+from outbox.transports.memory.publishing import MemoryPublisher
 from relay.capture import open_capture
 from relay.capture.position import rewind
 from relay.daemon import Relay, Summary, Until

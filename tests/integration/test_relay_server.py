@@ -16,7 +16,7 @@ from outbox.settings import Settings
 from outbox.table import outbox_checkpoint, outbox_event
 from outbox.transport import PUBLISHED, Outcome
 from outbox.transports.memory import MemoryBroker
-from outbox.transports.memory.publisher import MemoryPublisher
+from outbox.transports.memory.publishing import MemoryPublisher
 from relay.checkpoint import Checkpoint
 from relay.daemon import Relay, Until
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from outbox.transports.kafka.options import Options
-from outbox.transports.kafka.publisher import KafkaPublisher
-from outbox.transports.kafka.subscriber import KafkaSubscriber
+from outbox.transports.kafka.publishing import KafkaPublisher
+from outbox.transports.kafka.receiving import KafkaSubscriber
 from outbox.transports.topic import TopicTemplate
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict
 
 from outbox.transports.memory.broker import MemoryBroker
-from outbox.transports.memory.publisher import MemoryPublisher
-from outbox.transports.memory.subscriber import MemorySubscriber
+from outbox.transports.memory.publishing import MemoryPublisher
+from outbox.transports.memory.receiving import MemorySubscriber
 from outbox.transports.topic import TemplateText, TopicTemplate
 
 if TYPE_CHECKING:

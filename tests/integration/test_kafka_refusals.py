@@ -1,0 +1,328 @@
+from __future__ import annotations
+
+import tempfile
+import time
+import uuid
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from confluent_kafka.admin import (
+    AclBinding,
+    AclBindingFilter,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewTopic,
+    ResourcePatternType,
+    ResourceType,
+)
+
+from outbox.errors import DestinationRefusedError, HeldBackError, RecordRefusedError
+from outbox.testing import by_key, collect, collect_through, envelope, expected, numbered
+from outbox.transport import PUBLISHED, Dead, Retry
+from outbox.transports import kafka
+from outbox.transports.kafka import topics as kafka_topics
+from tests.absence import skipped_unless_ci
+from tools.servers import KafkaServer
+from tools.servers.kafka import find_jars, find_java
+from tools.servers.process import LOOPBACK, free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from outbox.envelope import Envelope
+    from outbox.transport import Outcome
+    from outbox.transports.kafka.publishing import KafkaPublisher
+
+pytestmark = pytest.mark.kafka
+
+PASSWORD = "swordfish-4711"
+
+
+class StrictKafka:
+    """A broker that creates no topics, checks rights, and asks for a password at one port."""
+
+    def __init__(self, server: KafkaServer, login_port: int) -> None:
+        self.address = server.bootstrap_servers
+        self.login_address = f"{LOOPBACK}:{login_port}"
+        self.admin = AdminClient({"bootstrap.servers": self.address})
+
+    def topic(self, **config: str) -> str:
+        name = f"strict-{uuid.uuid4().hex}"
+        self.create(name, **config)
+        return name
+
+    def create(self, name: str, **config: str) -> None:
+        settings = {key.replace("_", "."): value for key, value in config.items()}
+        self.admin.create_topics([NewTopic(name, 1, config=settings)])[name].result()
+
+    def limit(self, topic: str, max_bytes: int) -> None:
+        entry = ConfigEntry(
+            "max.message.bytes", str(max_bytes), incremental_operation=AlterConfigOpType.SET
+        )
+        resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
+        self.admin.incremental_alter_configs([resource])[resource].result()
+
+    def deny(self, topic: str, operation: AclOperation) -> None:
+        everyone = ("User:*", "*", AclOperation.ALL, AclPermissionType.ALLOW)
+        denied = ("User:*", "*", operation, AclPermissionType.DENY)
+        for acl in (everyone, denied):
+            binding = AclBinding(ResourceType.TOPIC, topic, ResourcePatternType.LITERAL, *acl)
+            self.admin.create_acls([binding])[binding].result()
+
+    def allow_everything(self, topic: str) -> None:
+        chosen = AclBindingFilter(
+            ResourceType.TOPIC,
+            topic,
+            ResourcePatternType.LITERAL,
+            "User:*",
+            "*",
+            AclOperation.ANY,
+            AclPermissionType.DENY,
+        )
+        self.admin.delete_acls([chosen])[chosen].result()
+
+    def publisher(self, timeout: float = 5.0, **options: Any) -> KafkaPublisher:
+        settings = {"bootstrap_servers": self.address} | options
+        return kafka.publisher("route", kafka.Options(**settings), timeout)
+
+    def arrived(self, topic: str, count: int) -> dict[bytes | None, list[bytes]]:
+        options = kafka.Options(bootstrap_servers=self.address)
+        reader = kafka.subscriber("route", options, uuid.uuid4().hex, [topic])
+        with closing(reader) as subscriber:
+            found = by_key(collect(subscriber, count))
+            assert not subscriber.receive(1, 0.2)
+        return found
+
+
+@pytest.fixture(scope="module")
+def strict() -> Iterator[StrictKafka]:
+    login_port = free_port()
+    module = "org.apache.kafka.common.security.plain.PlainLoginModule"
+    properties = {
+        "auto.create.topics.enable": "false",
+        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "allow.everyone.if.no.acl.found": "true",
+        "listener.security.protocol.map": (
+            "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,LOGIN:SASL_PLAINTEXT"
+        ),
+        "sasl.enabled.mechanisms": "PLAIN",
+        "listener.name.login.plain.sasl.jaas.config": (
+            f'{module} required username="app" password="{PASSWORD}" user_app="{PASSWORD}";'
+        ),
+    }
+    with skipped_unless_ci():
+        find_java()
+        find_jars()
+    with tempfile.TemporaryDirectory(prefix="outbox-kafka-", ignore_cleanup_errors=True) as path:
+        server = KafkaServer(Path(path), properties=properties)
+        text = server._settings.read_text()
+        listeners = f"listeners=LOGIN://{LOOPBACK}:{login_port},"
+        server._settings.write_text(text.replace("listeners=PLAIN", listeners + "PLAIN", 1))
+        try:
+            server.start()
+            yield StrictKafka(server, login_port)
+        finally:
+            server.stop()
+
+
+def refusals(outcomes: Sequence[Outcome]) -> list[str]:
+    """The messages of those that the destination refused."""
+    return [
+        str(outcome.error)
+        for outcome in outcomes
+        if isinstance(outcome, Retry) and isinstance(outcome.error, DestinationRefusedError)
+    ]
+
+
+def test_an_unknown_topic_holds_its_own_events_until_it_is_created(strict: StrictKafka) -> None:
+    known, unknown = strict.topic(), f"strict-{uuid.uuid4().hex}"
+    batch = [envelope(known, "a", b"1"), envelope(unknown, "b", b"2"), envelope(known, "b", b"3")]
+    with closing(strict.publisher()) as publisher:
+        first, second, third = publisher.publish(batch)
+        assert first == PUBLISHED
+        assert f"the topic {unknown!r} does not exist" in refusals([second])[0]
+        assert isinstance(third, Retry)
+        assert isinstance(third.error, HeldBackError)
+        strict.create(unknown)
+        assert publisher.publish(batch[1:]) == [PUBLISHED] * 2
+    assert strict.arrived(unknown, 1) == {b"b": [b"2"]}
+
+
+def test_a_topic_closed_to_writes_holds_its_own_events_until_it_is_opened(
+    strict: StrictKafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kafka_topics, "REFUSED_SECONDS", 0.1)
+    opened, closed = strict.topic(), strict.topic()
+    batch = [envelope(closed, "a", b"1"), *numbered(opened, 5)]
+    with closing(strict.publisher()) as publisher:
+        strict.deny(closed, AclOperation.WRITE)
+        outcomes = publisher.publish(batch)
+        assert f"the topic {closed!r} is not open" in refusals(outcomes[:1])[0]
+        assert outcomes[1:] == [PUBLISHED] * 5
+        strict.allow_everything(closed)
+        outcomes = publisher.publish(batch[:1])
+        while refusals(outcomes):
+            outcomes = publisher.publish(batch[:1])
+        assert outcomes == [PUBLISHED]
+
+
+def test_an_event_over_the_limit_of_its_topic_is_dead_before_anything_is_sent(
+    strict: StrictKafka,
+) -> None:
+    topic = strict.topic(max_message_bytes="20000")
+    batch = numbered(topic, 20, keys=4)
+    batch[10] = envelope(topic, "key-2", bytes(50_000))
+    with closing(strict.publisher()) as publisher:
+        outcomes = publisher.publish(batch)
+        dead = outcomes[10]
+        assert isinstance(dead, Dead)
+        assert isinstance(dead.error, RecordRefusedError)
+        assert "20000" in str(dead.error)
+        held = [i for i, outcome in enumerate(outcomes) if isinstance(outcome, Retry)]
+        assert held == [14, 18]
+        assert publisher.publish([batch[14], batch[18]]) == [PUBLISHED] * 2
+    del batch[10]
+    assert strict.arrived(topic, 19) == expected(batch)
+
+
+@pytest.mark.parametrize("largest", [True, False], ids=["just-fits", "one-byte-over"])
+def test_the_limit_is_known_to_the_byte(strict: StrictKafka, *, largest: bool) -> None:
+    topic = strict.topic(max_message_bytes="20000")
+    event = envelope(topic, "k", b"", headers={"h": "v"})
+    with closing(strict.publisher()) as publisher:
+        low, high = 19_000, 20_000
+        while high - low > 1:
+            middle = (low + high) // 2
+            fits = publisher.publish([changed(event, middle)]) == [PUBLISHED]
+            low, high = (middle, high) if fits else (low, middle)
+        outcome = publisher.publish([changed(event, low if largest else high)])[0]
+    if largest:
+        assert outcome == PUBLISHED
+    else:
+        # Ours, not the broker's: it was never sent.
+        assert isinstance(outcome, Dead)
+        assert "bytes of data and its headers" in str(outcome.error)
+
+
+def changed(event: Envelope, size: int) -> Envelope:
+    return envelope(event.topic or "", "k", bytes(size), headers={"h": "v"})
+
+
+def test_many_small_events_fit_into_a_topic_with_a_small_limit(strict: StrictKafka) -> None:
+    topic = strict.topic(max_message_bytes="20000")
+    batch = numbered(topic, 1000)
+    with closing(strict.publisher()) as publisher:
+        assert publisher.publish(batch) == [PUBLISHED] * 1000
+    assert strict.arrived(topic, 1000) == expected(batch)
+
+
+def test_a_limit_lowered_meanwhile_kills_only_the_event_that_is_over_it(
+    strict: StrictKafka,
+) -> None:
+    topic = strict.topic()
+    with closing(strict.publisher(timeout=10)) as publisher:
+        assert publisher.publish([envelope(topic, "warm", b"0")]) == [PUBLISHED]
+        strict.limit(topic, 20_000)
+        batch = numbered(topic, 40, keys=40)
+        batch[10] = envelope(topic, "large", bytes(50_000))
+        outcomes = publisher.publish(batch)
+    assert [i for i, outcome in enumerate(outcomes) if outcome != PUBLISHED] == [10]
+    assert isinstance(outcomes[10], Dead)
+
+
+def test_without_the_right_to_ask_for_limits_the_culprit_is_found_by_halves(
+    strict: StrictKafka,
+) -> None:
+    topic = strict.topic(max_message_bytes="20000")
+    strict.deny(topic, AclOperation.DESCRIBE_CONFIGS)
+    batch = numbered(topic, 40, keys=40)
+    batch[29] = envelope(topic, "large", bytes(50_000))
+    batch[35] = envelope(topic, "large", b"held")
+    with closing(strict.publisher(timeout=30)) as publisher:
+        outcomes = publisher.publish(batch)
+        assert [i for i, outcome in enumerate(outcomes) if outcome != PUBLISHED] == [29, 35]
+        dead, held = outcomes[29], outcomes[35]
+        assert isinstance(dead, Dead)
+        assert isinstance(held, Retry)
+        assert isinstance(held.error, HeldBackError)
+
+
+def test_an_event_without_a_key_is_dead_in_a_compacted_topic(strict: StrictKafka) -> None:
+    topic = strict.topic(cleanup_policy="compact")
+    batch = [envelope(topic, "a"), envelope(topic, None), envelope(topic, "b")]
+    with closing(strict.publisher()) as publisher:
+        outcomes = publisher.publish(batch)
+    assert [outcomes[0], outcomes[2]] == [PUBLISHED] * 2
+    assert isinstance(outcomes[1], Dead)
+    assert "no partition key" in str(outcomes[1].error)
+
+
+def test_a_wrong_password_is_a_refusal_that_does_not_tell_it(
+    strict: StrictKafka, caplog: pytest.LogCaptureFixture
+) -> None:
+    topic = strict.topic()
+    wrong = login(strict, "not-" + PASSWORD)
+    with closing(strict.publisher(timeout=2, **wrong)) as publisher:
+        reasons = refusals(publisher.publish([envelope(topic)]))
+    assert "sasl" in reasons[0]
+    reader = kafka.subscriber("route", kafka.Options(**wrong), "g", [topic])
+    with closing(reader) as subscriber, pytest.raises(DestinationRefusedError, match="sasl"):
+        receive_until_refused(subscriber.receive)
+    assert PASSWORD not in caplog.text + reasons[0] + repr(kafka.Options(**wrong))
+
+
+def test_the_right_password_opens_both_sides(strict: StrictKafka) -> None:
+    topic = strict.topic()
+    right = login(strict, PASSWORD)
+    with closing(strict.publisher(**right)) as publisher:
+        assert publisher.publish([envelope(topic, "k", b"1")]) == [PUBLISHED]
+    reader = kafka.subscriber("route", kafka.Options(**right), uuid.uuid4().hex, [topic])
+    with closing(reader) as subscriber:
+        assert by_key(collect(subscriber, 1)) == {b"k": [b"1"]}
+
+
+def test_a_subscriber_waits_for_a_topic_that_does_not_exist_yet(strict: StrictKafka) -> None:
+    topic = f"strict-{uuid.uuid4().hex}"
+    options = kafka.Options(
+        bootstrap_servers=strict.address, consumer={"topic.metadata.refresh.interval.ms": 500}
+    )
+    reader = kafka.subscriber("route", options, uuid.uuid4().hex, [topic])
+    with closing(reader) as subscriber:
+        assert not subscriber.receive(10, 1)
+        strict.create(topic)
+        with closing(strict.publisher()) as publisher:
+            assert publisher.publish([envelope(topic, "k", b"1")]) == [PUBLISHED]
+        assert by_key(collect_through(subscriber, 1)) == {b"k": [b"1"]}
+
+
+def test_a_topic_closed_to_readers_is_a_refusal(strict: StrictKafka) -> None:
+    topic = strict.topic()
+    strict.deny(topic, AclOperation.READ)
+    options = kafka.Options(bootstrap_servers=strict.address)
+    reader = kafka.subscriber("route", options, uuid.uuid4().hex, [topic])
+    with closing(reader) as subscriber, pytest.raises(DestinationRefusedError, match=topic):
+        receive_until_refused(subscriber.receive)
+
+
+def login(strict: StrictKafka, password: str) -> dict[str, Any]:
+    return {
+        "bootstrap_servers": strict.login_address,
+        "client": {
+            "security_protocol": "SASL_PLAINTEXT",
+            "sasl_mechanism": "PLAIN",
+            "sasl_username": "app",
+            "sasl_password": password,
+        },
+    }
+
+
+def receive_until_refused(receive: Any) -> None:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        assert not receive(10, 0.5)
