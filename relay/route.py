@@ -93,6 +93,7 @@ class Route:
 
     def _run(self) -> None:
         back_off = BackOff(TERM_SECONDS)
+        told: str | None = None
         while not self._stopping.is_set():
             before = self.counts.published
             try:
@@ -105,8 +106,10 @@ class Route:
                 log.warning("term ended", extra=self._facts(exc))
                 error: Exception = exc
             except Exception as exc:
-                log.exception("term broke off", extra=self._facts(exc))
-                error = exc
+                # The traceback is told once, not at each attempt.
+                is_new = str(exc) != told
+                log.exception("term broke off", extra=self._facts(exc), exc_info=is_new)
+                error, told = exc, str(exc)
             else:
                 continue
             if self.counts.published > before:
