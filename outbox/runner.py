@@ -176,7 +176,7 @@ class AsyncRunner:
 async def stopped_within(stop: threading.Event, seconds: float) -> bool:
     """Wait like `stop.wait(seconds)`, while other lanes go on; it may notice a little later."""
     end = time.monotonic() + seconds
-    while not stop.is_set() and (left := end - time.monotonic()) > 0:
+    while not stop.is_set() and (left := end - time.monotonic()) > 0:  # noqa: ASYNC110  # threads set it
         await asyncio.sleep(min(left, NOTICE_SECONDS))
     return stop.is_set()
 
