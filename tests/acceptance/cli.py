@@ -35,7 +35,11 @@ class Program:
     environment: dict[str, str] = field(default_factory=dict)
 
     def run(
-        self, *arguments: str, module: str = "outbox", **environment: str
+        self,
+        *arguments: str,
+        module: str = "outbox",
+        seconds: float = SECONDS,
+        **environment: str,
     ) -> subprocess.CompletedProcess[str]:
         """Run it without a terminal."""
         return subprocess.run(
@@ -45,7 +49,7 @@ class Program:
             stdin=subprocess.DEVNULL,
             cwd=self.folder,
             env=self._environment(environment),
-            timeout=SECONDS,
+            timeout=seconds,
             check=False,
         )
 

@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from outbox import dead_letter
-from outbox.dead_letter import Failure, Filter
+from outbox.dead_letter import Failure, Filter, Status
 from outbox.table import outbox_checkpoint, outbox_event
 from tests.acceptance.cli import Program, envelope, insert, set_aside
 
@@ -221,7 +221,7 @@ def test_a_confirmation_on_a_terminal_is_asked_for(tmp_path: Path, sqlite_url: s
 
 def statuses(url: str) -> dict[str, int]:
     engine = sa.create_engine(url, poolclass=sa.NullPool)
-    every = dead_letter.UNRESOLVED | {"replayed", "discarded"}
+    every: list[Status] = ["dead", "parked", "requested", "replayed", "discarded"]
     found: dict[str, int] = {}
     with engine.connect() as connection:
         for letter in dead_letter.find(connection, Filter(statuses=every), 100):
