@@ -62,8 +62,8 @@ class EventType:
     def _find_problems(self, event: object) -> str:
         """Name the fields that cannot be serialised; the serialiser quotes their values."""
         try:
-            python = self.adapter.dump_python(event, by_alias=True, warnings=False)
-            self.adapter.validate_python(python, strict=True)
+            data = self.adapter.dump_json(event, by_alias=True, warnings=False)
+            self.adapter.validate_json(data, strict=True)
         except ValidationError as exc:
             return problems(exc)
         except PydanticSerializationError:

@@ -1,0 +1,151 @@
+"""Producers that write plain SQL: `type` and `data` are enough."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import uuid
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import sqlalchemy as sa
+
+from outbox.envelope import Envelope
+from tests.emitting import Order, Shop, read
+from tools.servers.postgres import find_binaries
+
+TRIGGER = """
+CREATE FUNCTION order_placed() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO outbox_event (type, partition_key, data)
+    VALUES (
+        'shop.order.placed',
+        NEW.id::text,
+        convert_to(json_build_object('order', NEW.id, 'name', NEW.name)::text, 'UTF8')
+    );
+    RETURN NULL;
+END $$;
+CREATE TRIGGER order_placed AFTER INSERT ON shop_order FOR EACH ROW EXECUTE FUNCTION order_placed();
+"""
+
+
+def psql(engine: sa.Engine, script: str) -> None:
+    dsn = engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    program = str(find_binaries() / "psql")
+    options = ["--quiet", "--no-psqlrc", "--set=ON_ERROR_STOP=1", dsn]
+    subprocess.run([program, *options], check=True, input=script, capture_output=True, text=True)
+
+
+def assert_defaults(envelope: Envelope) -> None:
+    assert envelope == Envelope(
+        id=envelope.id,
+        source=None,
+        type="shop.order.placed",
+        time=envelope.time,
+        data='{"name": "Zoë"}'.encode(),
+    )
+    assert uuid.UUID(envelope.id).version == 4
+    assert abs(envelope.time - datetime.now(UTC)) < timedelta(minutes=1)
+
+
+def test_psql_needs_to_give_type_and_data_alone(postgres_engine: sa.Engine) -> None:
+    psql(
+        postgres_engine,
+        "INSERT INTO outbox_event (type, data)"
+        """ VALUES ('shop.order.placed', convert_to('{"name": "Zoë"}', 'UTF8'));""",
+    )
+    [envelope] = read(postgres_engine)
+    assert_defaults(envelope)
+
+
+def test_psql_may_give_everything(postgres_engine: sa.Engine) -> None:
+    psql(
+        postgres_engine,
+        r"""BEGIN;
+        INSERT INTO outbox_event (id, source, type, version, subject, partition_key, topic, time,
+            content_type, data, headers)
+        VALUES ('0190a0b0-0000-7000-8000-000000000001', '/psql', 't', 2, 's', 'k', 'to',
+            '2026-01-02 03:04:05+02', 'text/plain', '\x00ff',
+            '{"correlationid": "c", "actor": "a", "own": "x", "number": 7, "none": null}');
+        COMMIT;""",
+    )
+    assert read(postgres_engine) == [
+        Envelope(
+            id="0190a0b0-0000-7000-8000-000000000001",
+            source="/psql",
+            type="t",
+            version=2,
+            subject="s",
+            partition_key="k",
+            topic="to",
+            time=datetime(2026, 1, 2, 1, 4, 5, tzinfo=UTC),
+            content_type="text/plain",
+            data=b"\x00\xff",
+            correlation_id="c",
+            actor="a",
+            headers={"own": "x", "number": "7"},
+        )
+    ]
+
+
+def test_a_trigger_emits_with_the_row_that_it_is_for(postgres_engine: sa.Engine) -> None:
+    shop = Shop(postgres_engine)
+    psql(postgres_engine, TRIGGER)
+    with postgres_engine.begin() as connection:
+        connection.execute(sa.insert(Order), [{"id": 1, "name": "Zoë"}, {"id": 2, "name": "x"}])
+    with postgres_engine.connect() as connection:
+        connection.execute(sa.insert(Order).values(id=3, name="rolled back"))
+    found = read(shop.engine)
+    assert [envelope.partition_key for envelope in found] == ["1", "2"]
+    assert found[0].data.decode() == '{"order" : 1, "name" : "Zoë"}'
+
+
+def test_sqlite_needs_type_and_data_alone(sqlite_engine: sa.Engine) -> None:
+    with closing(sqlite3.connect(sqlite_engine.url.database or "")) as connection, connection:
+        statement = "INSERT INTO outbox_event (type, data) VALUES (?, ?)"
+        connection.execute(statement, ("shop.order.placed", '{"name": "Zoë"}'))
+        connection.execute(statement, ("shop.order.placed", '{"name": "Zoë"}'.encode()))
+    first, second = read(sqlite_engine)
+    assert_defaults(first)
+    assert_defaults(second)
+    assert first.id != second.id
+
+
+@pytest.mark.parametrize("moment", ["2026-01-02 03:04:05", "2026-01-02T03:04:05Z", "2026-01-02"])
+def test_sqlite_takes_the_times_that_its_own_functions_write(
+    sqlite_engine: sa.Engine, moment: str
+) -> None:
+    with sqlite_engine.begin() as connection:
+        connection.exec_driver_sql(
+            "INSERT INTO outbox_event (type, data, time) VALUES ('t', '', ?)", (moment,)
+        )
+    [envelope] = read(sqlite_engine)
+    assert envelope.time.date().isoformat() == "2026-01-02"
+    assert envelope.time.utcoffset() == timedelta(0)
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"type": "''"},
+        {"type": "NULL"},
+        {"data": "NULL"},
+        {"version": "0"},
+        {"version": "'x'"},
+        {"time": "'infinity'"},
+        {"time": "'12:00'"},
+        {"headers": "'[]'"},
+        {"headers": "'no json'"},
+    ],
+)
+@pytest.mark.parametrize("database", ["postgres_engine", "sqlite_engine"])
+def test_rows_that_no_relay_could_read_are_refused(
+    request: pytest.FixtureRequest, database: str, columns: dict[str, str]
+) -> None:
+    engine: sa.Engine = request.getfixturevalue(database)
+    row = {"type": "'t'", "data": "''", **columns}
+    statement = f"INSERT INTO outbox_event ({', '.join(row)}) VALUES ({', '.join(row.values())})"
+    with engine.connect() as connection, pytest.raises(sa.exc.DBAPIError):
+        connection.exec_driver_sql(statement)
+    assert read(engine) == []
