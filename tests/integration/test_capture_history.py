@@ -119,6 +119,11 @@ class Histories(RuleBasedStateMachine):
                 self.expected[key].append(seq)
         self.levels[session] = [Level()]
 
+    @rule(session=SESSIONS, key=st.sampled_from(KEYS), count=st.integers(1, 6))
+    def insert_and_commit(self, session: int, key: str, count: int) -> None:
+        self.insert(session, key, count)
+        self.commit(session)
+
     @rule(session=SESSIONS)
     def rollback(self, session: int) -> None:
         self.sessions[session].rollback()
