@@ -33,6 +33,11 @@ class Page:
         self._outcomes: list[Outcome | None] = [None] * len(batch)
         self._failed_keys: set[str] = set()
 
+    @property
+    def has_failures(self) -> bool:
+        """Whether any envelope with a key has failed so far."""
+        return bool(self._failed_keys)
+
     def published(self, records: Iterable[Record]) -> None:
         """Settle some: the broker has confirmed them."""
         for record in records:
@@ -58,19 +63,25 @@ class Page:
 
     def outcomes(self) -> list[Outcome]:
         """Return the outcomes; behind a failure, nothing of its key counts as published."""
+        outcomes = self._all()
+        return self._fenced(outcomes) if self._failed_keys else outcomes
+
+    def _all(self) -> list[Outcome]:
+        settled = [outcome for outcome in self._outcomes if outcome is not None]
+        if len(settled) != len(self.batch):
+            raise AssertionError("an envelope was left without an outcome")
+        return settled
+
+    def _fenced(self, settled: list[Outcome]) -> list[Outcome]:
         failed: set[str] = set()
         outcomes: list[Outcome] = []
-        for envelope, settled in zip(self.batch, self._outcomes, strict=True):
-            outcome = settled
-            if outcome is None:
-                raise AssertionError("an envelope was left without an outcome")
+        for envelope, outcome in zip(self.batch, settled, strict=True):
             key = envelope.partition_key
-            if key in self._failed_keys:
-                if not isinstance(outcome, Published):
-                    failed.add(key)
-                elif key in failed:
-                    outcome = _held(key)
-            outcomes.append(outcome)
+            is_published = isinstance(outcome, Published)
+            if key is not None and not is_published:
+                failed.add(key)
+            is_behind = is_published and key is not None and key in failed
+            outcomes.append(_held(key or "") if is_behind else outcome)
         return outcomes
 
     def _fail(self, index: int, outcome: Outcome) -> None:

@@ -43,6 +43,7 @@ class KafkaPublisher:
 
     def __init__(self, route: str, options: Options, timeout: float) -> None:
         self._options = options
+        self._compresses = options.compresses
         self._timeout = timeout
         self._template = TopicTemplate(options.topic)
         self._reports = Reports(route)
@@ -115,50 +116,56 @@ class KafkaPublisher:
         """Make the records of those envelopes that may be sent, and settle the others."""
         if time.monotonic() > deadline:
             raise _late()
-        named: list[tuple[int, str]] = []
+        named: list[tuple[int, Envelope, str]] = []
+        topic_of = self._template.topic
         for index in indexes:
-            if page.holds_back(index):
+            if page.has_failures and page.holds_back(index):
                 continue
+            envelope = page.batch[index]
             try:
-                named.append((index, self._template.topic(page.batch[index])))
+                named.append((index, envelope, topic_of(envelope)))
             except RecordRefusedError as refused:
                 page.dead(index, refused)
-        names = {topic for _, topic in named}
+        names = {topic for _, _, topic in named}
         if names:
             self._topics.learn(names, self._ready().producer, deadline)
         records = []
-        for index, topic in named:
-            if page.holds_back(index):
+        for index, envelope, topic in named:
+            if page.has_failures and page.holds_back(index):
                 continue
-            record = self._record(page, index, topic)
-            if record is not None:
-                records.append(record)
+            made = self._record(index, envelope, topic)
+            if isinstance(made, Record):
+                records.append(made)
+            elif isinstance(made, TransientError):
+                page.retry([index], made)
+            else:
+                page.dead(index, made)
         return records
 
-    def _record(self, page: Page, index: int, name: str) -> Record | None:
+    def _record(
+        self, index: int, envelope: Envelope, name: str
+    ) -> Record | TransientError | RecordRefusedError:
+        """Make an envelope's record, or say why it must not be sent."""
         topic = self._topics[name]
         if not isinstance(topic, Topic):
-            page.retry([index], topic)
-            return None
-        envelope = page.batch[index]
+            return topic
         key = None if envelope.partition_key is None else envelope.partition_key.encode()
-        headers = to_headers(envelope)
         if key is None and topic.needs_key:
-            text = f"the topic {name!r} is compacted, and the event has no partition key"
-            page.dead(index, RecordRefusedError(text))
-            return None
-        if (
-            topic.max_bytes is not None
-            and not self._options.compresses
-            and is_too_large(topic.max_bytes, key, envelope.data, headers)
-        ):
-            text = (
-                f"the event, {len(envelope.data)} bytes of data and its headers, is larger than"
-                f" max.message.bytes = {topic.max_bytes} of the topic {name!r}"
+            return RecordRefusedError(
+                f"the topic {name!r} is compacted, and the event has no partition key"
             )
-            page.dead(index, RecordRefusedError(text))
-            return None
-        return Record(index, name, key, envelope.data, headers)
+        headers, limit = to_headers(envelope), topic.max_bytes
+        # How small compression makes a record is known at the broker alone.
+        if (
+            limit is None
+            or self._compresses
+            or not is_too_large(limit, key, envelope.data, headers)
+        ):
+            return Record(index, name, key, envelope.data, headers)
+        return RecordRefusedError(
+            f"the event, {len(envelope.data)} bytes of data and its headers, is larger than"
+            f" max.message.bytes = {limit} of the topic {name!r}"
+        )
 
     def _ready(self) -> Sender:
         """Return a sender whose batches fit into every topic known so far."""

@@ -18,9 +18,10 @@ def is_too_large(
     limit: int, key: bytes | None, data: bytes, headers: Sequence[tuple[str, bytes]]
 ) -> bool:
     """Say whether an uncompressed record, alone in its batch, is over the limit of its topic."""
-    rough = len(data) + (len(key) if key else 0) + _SURELY_ENOUGH
+    rough = len(data) + (len(key) if key else 0) + _SURELY_ENOUGH + len(headers) * _PER_HEADER
     for name, value in headers:
-        rough += len(name) * 4 + len(value) + _PER_HEADER
+        # A letter of a name takes four bytes at most.
+        rough += 4 * len(name) + len(value)
     return rough > limit and _exact(key, data, headers) > limit
 
 
