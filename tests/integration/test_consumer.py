@@ -450,6 +450,41 @@ def test_a_replayed_letter_and_those_parked_behind_it_are_handled_in_order(
     assert effects(engine) == [("k", n) for n in range(5)]
 
 
+def test_a_replayed_message_that_is_still_no_event_is_dead_again(
+    engine: sa.Engine, consumer: Consumer
+) -> None:
+    consume(consumer, [Message("tests", None, [], b"junk")])
+    with engine.begin() as connection:
+        dead_letter.request(connection, dead_letter.Filter())
+    assert consume(consumer, [counted("k", 1)]) == Counts(handled=1)
+    (letter,) = letters(engine)
+    assert (letter.status, letter.attempt_count) == ("dead", 2)
+
+
+def test_a_replayed_message_that_can_be_read_by_now_is_handled_once(
+    engine: sa.Engine, consumer: Consumer
+) -> None:
+    event = counted("k", 1)
+    failures = [dead_letter.Failure(message(event), "unread", place=f"p{n}") for n in range(2)]
+    with engine.begin() as connection:
+        dead_letter.record(connection, "consumer", "tests", failures)
+        dead_letter.request(connection, dead_letter.Filter())
+    assert consume(consumer, []) == Counts(handled=1, duplicate=1)
+    assert consume(consumer, [event]) == Counts(duplicate=1)
+    assert (effects(engine), letters(engine)) == ([("k", 1)], [])
+
+
+def test_a_letter_whose_handler_is_gone_is_dead_again(engine: sa.Engine) -> None:
+    consumer = Consumer("tests", database=engine)
+    consumer.on("tests.other")(lambda _event, _context: None)
+    with engine.begin() as connection:
+        failure = dead_letter.Failure(counted("k", 1), "lost")
+        dead_letter.record(connection, "consumer", "tests", [failure])
+        dead_letter.request(connection, dead_letter.Filter())
+    assert consume(consumer, []) == Counts()
+    assert "has no handler for tests.consuming.counted" in letters(engine)[0].reason
+
+
 def test_missing_tables_stop_the_worker_with_a_sentence(postgres_empty_url: str) -> None:
     engine = sa.create_engine(postgres_empty_url)
     consumer = Consumer("tests", database=engine)
