@@ -292,3 +292,52 @@ def test_python_m_relay_is_the_same(tmp_path: Path, sqlite_url: str) -> None:
     done = program.run("--drain", "--route", "kafak", module="relay")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: there is no route 'kafak'; the settings have: kafka\n"
+
+
+CONSUMER = """
+import outbox
+
+billing = outbox.Consumer({group!r}, database={url!r})
+
+@billing.on("shop.order.placed")
+def issue(data, context):
+    if data["order_id"] in {refused!r}:
+        raise outbox.PermanentError("no such order")
+"""
+
+
+def test_a_worker_handles_and_sets_aside_and_a_replay_is_waited_for(
+    tmp_path: Path, url: str, bootstrap_servers: str, new_topic: TopicFactory
+) -> None:
+    topic = new_topic(1)
+    program = at(tmp_path, url, bootstrap_servers=bootstrap_servers, topic=topic)
+
+    def refuse(*orders: str) -> None:
+        content = CONSUMER.format(group=topic, url=url, refused=orders)
+        (tmp_path / "shop.py").write_text(content)
+
+    refuse("o-2")
+    insert(url, 3)
+    insert(url, partition_key="c-2", data=b'{"order_id": "o-2"}')
+    printed(program.run("relay", "--drain"))
+    consume = ["consume", "shop:billing", "--log-format", "json"]
+    done = program.run(*consume, "--until-idle", "6")
+    assert f"consumer {topic}: 3 handled, 1 dead" in printed(done)
+    (letter,) = documents(printed(program.call("dead-letters", "list", "--json")))
+    assert letter["owner"] == topic
+    assert "no such order" in letter["reason"]
+
+    replay = ["dead-letters", "replay", str(letter["id"]), "--wait", "60"]
+    with program.start(*consume) as worker:
+        again = program.call(*replay)
+        assert again.returncode == 1
+        assert "1 dead letter failed again" in again.stderr
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(30) == 0
+        worker.communicate()
+    refuse()
+    with program.start(*consume) as worker:
+        assert "replayed 1 dead letter" in printed(program.call(*replay))
+        worker.send_signal(signal.SIGINT)
+        assert worker.wait(30) == 0
+        worker.communicate()
