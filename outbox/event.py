@@ -45,7 +45,8 @@ class EventType:
         """Serialise an event to JSON that its own class reads back.
 
         Raises `InvalidEventError` where it does not: the consumer could not read it either. The
-        message names fields and rules, and no value, because those may be personal data.
+        message names fields and rules, and no value, because those may be personal data. Raises
+        `EventDefinitionError` where the class is not complete by now.
         """
         try:
             data = self.adapter.dump_json(event, by_alias=True, warnings="error")
@@ -54,6 +55,8 @@ class EventType:
             raise self._misfit(problems(exc)) from None
         except PydanticSerializationError:
             raise self._misfit(self._find_problems(event)) from None
+        except PydanticUserError as exc:  # a name in its annotations that was never defined
+            raise EventDefinitionError(_unreadable(self.cls, exc)) from exc
         return data
 
     def _misfit(self, found: str) -> InvalidEventError:
@@ -191,8 +194,7 @@ def _adapter(cls: type) -> TypeAdapter[Any]:
     try:
         return TypeAdapter(_readable(cls))
     except (PydanticSchemaGenerationError, PydanticUserError) as exc:
-        msg = f"{_place(cls)} has a field that pydantic cannot read: {exc}"
-        raise EventDefinitionError(msg) from exc
+        raise EventDefinitionError(_unreadable(cls, exc)) from exc
 
 
 def _readable(cls: type) -> Any:
@@ -214,6 +216,10 @@ def _dict_class(cls: Class) -> Class:
     made = type(cls.__name__, (dict,), namespace)
     made.__module__, made.__qualname__ = cls.__module__, cls.__qualname__
     return typing.cast("Class", made)
+
+
+def _unreadable(cls: type, error: Exception) -> str:
+    return f"{_place(cls)} has a field that pydantic cannot read: {error}"
 
 
 def _place(cls: type) -> str:

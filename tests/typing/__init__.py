@@ -1,0 +1,3 @@
+"""Files that type checkers read: each line is a promise about the public types."""
+
+from __future__ import annotations

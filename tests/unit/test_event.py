@@ -1,0 +1,203 @@
+"""Typed events: what can be declared, and what comes back as it was."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import typing
+import uuid
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any
+
+import pytest
+import typing_extensions
+from pydantic import BaseModel, Field, field_validator
+
+import outbox
+from outbox.errors import EventDefinitionError, InvalidEventError, UnregisteredEventError
+from outbox.event import Catalogue, EventType, catalogue
+
+
+class Color(enum.Enum):
+    RED = "red"
+
+
+class Part(BaseModel):
+    number: int
+
+
+@outbox.event("unit.model", version=2, key="id")
+class Model(BaseModel):
+    id: uuid.UUID
+    at: datetime
+    on: date
+    price: Decimal
+    color: Color
+    parts: list[Part]
+    by_name: dict[str, tuple[int, str]] = {}
+    note: str | None = Field(default=None, alias="remark")
+
+
+@outbox.event("unit.derived", key="id")
+class Derived(Model):
+    extra: frozenset[int] = frozenset()
+
+
+@outbox.event("unit.dataclass", key="color")
+@dataclasses.dataclass(frozen=True)
+class Data:
+    color: Color
+    price: Decimal
+    at: datetime
+    parts: list[Part] = dataclasses.field(default_factory=list)
+
+
+@outbox.event("unit.dict", key="name")
+class Old(typing.TypedDict):
+    name: str
+    price: Decimal
+    note: typing.NotRequired[str]
+
+
+@outbox.event("unit.dict.extension")
+class New(typing_extensions.TypedDict, total=False):
+    name: str
+    at: datetime
+
+
+@outbox.event("unit.dict.derived", key="name")
+class DerivedDict(typing.TypedDict):
+    name: typing.Required[str]
+    count: int
+
+
+VALUES: dict[str, Any] = {
+    "id": uuid.UUID(int=7),
+    "at": datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=UTC),
+    "on": date(2026, 1, 2),
+    "price": Decimal("0.10"),
+    "color": Color.RED,
+    "parts": [Part(number=1)],
+}
+EVENTS: list[Any] = [
+    Model(**VALUES, by_name={"x": (1, "ü")}, remark="r"),
+    Derived(**VALUES, extra=frozenset({1, 2})),
+    Data(Color.RED, Decimal("0.10"), VALUES["at"], [Part(number=2)]),
+    Old(name="x", price=Decimal("1.50")),
+    Old(name="x", price=Decimal("1.50"), note="n"),
+    New(at=VALUES["at"]),
+    DerivedDict(name="x", count=1),
+]
+
+
+@pytest.mark.parametrize("event", EVENTS, ids=lambda event: type(event).__name__)
+def test_an_event_comes_back_as_it_was(event: Any) -> None:
+    event_type = catalogue.of(type(event))
+    assert event_type.load(event_type.dump(event)) == event
+
+
+def test_the_key_is_the_text_that_stands_in_the_data() -> None:
+    keys = [catalogue.of(type(event)).key_of(event) for event in EVENTS]
+    assert keys == [str(VALUES["id"])] * 2 + ["red", "x", "x", None, "x"]
+
+
+def test_a_class_has_the_type_of_its_own_declaration() -> None:
+    assert str(catalogue.of(Model)) == "unit.model v2"
+    assert str(catalogue.of(Derived)) == "unit.derived v1"
+    with pytest.raises(UnregisteredEventError, match="call the TypedDict"):
+        catalogue.of(dict)
+
+
+def test_one_type_may_have_several_versions() -> None:
+    own = Catalogue()
+    for version, cls in ((2, Model), (1, Derived)):
+        own.add(EventType("unit.versions", version, None, cls, catalogue.of(cls).adapter))
+    assert [str(each) for each in own] == ["unit.versions v1", "unit.versions v2"]
+
+
+def test_a_name_that_is_taken_is_refused_with_both_places() -> None:
+    with pytest.raises(EventDefinitionError, match=r"test_event\.Model and by .*Second"):
+
+        @outbox.event("unit.model", version=2)
+        class Second(BaseModel):
+            pass
+
+
+def test_a_class_may_be_declared_again_when_its_module_is_reloaded() -> None:
+    for _ in range(2):
+
+        @outbox.event("unit.reloaded")
+        class Reloaded(BaseModel):
+            pass
+
+        assert catalogue.of(Reloaded).cls is Reloaded
+
+
+@pytest.mark.parametrize("name", ["", "a b", ".a", "a.", "a..b", "ä", "a/b", "a\n", "\0"])
+def test_a_type_is_made_of_plain_parts(name: str) -> None:
+    with pytest.raises(EventDefinitionError, match="cannot be an event type"):
+        outbox.event(name)
+
+
+@pytest.mark.parametrize("version", [0, -1])
+def test_versions_are_counted_from_one(version: int) -> None:
+    with pytest.raises(EventDefinitionError, match="counted from 1"):
+        outbox.event("unit.version", version=version)
+
+
+def test_the_key_has_to_be_a_field() -> None:
+    with pytest.raises(EventDefinitionError, match=r"no field 'missing'.*it has number"):
+        outbox.event("unit.key", key="missing")(Part)
+
+
+def test_a_class_of_another_kind_is_refused() -> None:
+    with pytest.raises(EventDefinitionError, match="a pydantic model, a dataclass or a TypedDict"):
+        outbox.event("unit.kind")(int)
+
+
+def test_a_field_that_nothing_can_read_is_refused() -> None:
+    class Socket:
+        pass
+
+    odd = dataclasses.make_dataclass("odd", [("socket", Socket)])
+    with pytest.raises(EventDefinitionError, match="has a field that pydantic cannot read"):
+        outbox.event("unit.odd")(odd)
+
+
+def test_a_class_may_name_another_that_comes_later_but_not_never() -> None:
+    outbox.event("unit.early")(Early)
+    event = Early(later=Later(name="x"))
+    assert catalogue.of(Early).load(catalogue.of(Early).dump(event)) == event
+
+    @outbox.event("unit.never")
+    @dataclasses.dataclass
+    class Never:
+        later: Missing  # type: ignore[name-defined]  # noqa: F821  # that is the point
+
+    with pytest.raises(EventDefinitionError, match="has a field that pydantic cannot read"):
+        catalogue.of(Never).dump(Never(later=1))
+
+
+class Early(BaseModel):
+    later: Later
+
+
+class Later(BaseModel):
+    name: str
+
+
+def test_a_validator_of_the_application_is_not_quoted() -> None:
+    @outbox.event("unit.validated")
+    class Validated(BaseModel):
+        name: str
+
+        @field_validator("name")
+        @classmethod
+        def _refuse(cls, value: str) -> str:
+            raise ValueError(f"{value} is not liked")
+
+    event = Validated.model_construct(name="secret")
+    with pytest.raises(InvalidEventError, match="name: does not pass its validator") as caught:
+        catalogue.of(Validated).dump(event)
+    assert "secret" not in str(caught.value)
