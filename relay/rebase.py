@@ -49,10 +49,10 @@ def rebase(engine: sa.Engine, route: str) -> Rebased:
     """Move a route whose position was made on another server to this one.
 
     Every other route in the same case is moved with it, because the rows lose the ids that their
-    positions speak of. A route that is already at home here is left alone. It waits for open
+    positions speak of. A route that is at home here, or has no position yet, is left alone. It waits for open
     writers, and keeps new ones out until it is done: one walk through the table for each route.
 
-    Raises `ConfigurationError` where the database has no such route, or is not PostgreSQL.
+    Raises `ConfigurationError` where the database is not PostgreSQL.
     """
     if engine.dialect.name != "postgresql":
         raise ConfigurationError(
@@ -101,11 +101,7 @@ def _foreign(connection: sa.Connection, route: str, here: Server) -> dict[str, S
     rows = connection.execute(sa.select(columns.route, columns.position).with_for_update())
     stored: dict[str, Any] = {row.route: row.position for row in rows}
     if route not in stored:
-        known = ", ".join(stored) or "none"
-        raise ConfigurationError(
-            f"the database has no position of a route {route!r}, so it starts as a new one; it"
-            f" has positions of: {known}"
-        )
+        return {}
     positions = {
         name: read_snapshot(position)
         for name, position in stored.items()
