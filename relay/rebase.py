@@ -49,8 +49,9 @@ def rebase(engine: sa.Engine, route: str) -> Rebased:
     """Move a route whose position was made on another server to this one.
 
     Every other route in the same case is moved with it, because the rows lose the ids that their
-    positions speak of. A route that is at home here, or has no position yet, is left alone. It waits for open
-    writers, and keeps new ones out until it is done: one walk through the table for each route.
+    positions speak of. A route that is at home here, or has no position yet, is left alone. It
+    waits for open writers, and keeps new ones out until it is done: one walk through the table
+    for each route.
 
     Raises `ConfigurationError` where the database is not PostgreSQL.
     """
