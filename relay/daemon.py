@@ -69,7 +69,7 @@ class Relay:
             ...
 
     Several relays may run the same routes: each route is run by one of them at a time, and the
-    others wait. Runs once: make another one to run again.
+    others wait.
     """
 
     def __init__(
@@ -92,7 +92,6 @@ class Relay:
         self._settings = settings
         self._engine = engine
         self._drain_timeout = drain_timeout
-        self._holder = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
 
     def run(self, stop: threading.Event | None = None, until: Until = Until.FOREVER) -> Summary:
         """Run the routes, and return once all have ended.
@@ -101,13 +100,15 @@ class Relay:
         One route that cannot go on ends alone, with its error in the summary.
         """
         engine = self._engine or make_engine(self._settings.url)
+        # No two runs have one name, because a holder takes its own lease over without waiting.
+        holder = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         routes = [
             Route(
                 engine,
                 name,
                 settings,
                 self._settings.source,
-                self._holder,
+                holder,
                 until,
                 self._drain_timeout,
             )
