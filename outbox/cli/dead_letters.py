@@ -75,7 +75,7 @@ def list_letters(
     event_type: TypeOption = None,
     key: KeyOption = None,
     status: Annotated[Choice, typer.Option(help="Only these.")] = Choice.UNRESOLVED,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, metavar="N", help="At most so many.")] = 50,
     as_json: Annotated[bool, typer.Option("--json", help="JSON Lines for scripts.")] = False,
 ) -> None:
     """List dead letters, the oldest first."""

@@ -51,7 +51,7 @@ def list_events(
         datetime | None,
         typer.Option(parser=parse_since, metavar="TIME", help="Not older; also 15m, 2h or 3d."),
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, metavar="N", help="At most so many.")] = 20,
     as_json: JsonLinesOption = False,
 ) -> None:
     """List the newest events, the newest last."""
@@ -93,7 +93,7 @@ def tail_events(
     type_glob: TypeOption = None,
     key: KeyOption = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="End after so many, not by Ctrl-C.")
+        int | None, typer.Option(min=1, metavar="N", help="End after so many, not by Ctrl-C.")
     ] = None,
     as_json: JsonLinesOption = False,
 ) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 POLL_SECONDS: Final = 0.1
 
 IdsArgument = Annotated[
-    list[int] | None, typer.Argument(metavar="[ID]...", help="Ids from `dead-letters list`.")
+    list[int] | None, typer.Argument(metavar="ID", help="Ids from `dead-letters list`.")
 ]
 RouteOption = Annotated[
     str | None, typer.Option("--route", metavar="NAME", help="Those of this route.")
