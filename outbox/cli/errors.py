@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import sys
 import traceback
 from dataclasses import dataclass
@@ -52,7 +51,6 @@ class Problem:
 
     sentence: str
     exit_code: int = FAILED
-    is_expected: bool = True
 
 
 def problem_of(error: Exception, run: Invocation) -> Problem:
@@ -108,7 +106,7 @@ def _database(error: SQLAlchemyError, run: Invocation) -> Problem:
         return Problem(f"{place} refuses this: {reason}; grant its role what is missing")
     if isinstance(error, OperationalError | InterfaceError) and _sqlstate(error) is None:
         return Problem(f"cannot use {place}: {reason}; check database_url and the server")
-    return Problem(f"{place} reports: {reason}", is_expected=_sqlstate(error) is not None)
+    return Problem(f"{place} reports: {reason}")
 
 
 def _sqlstate(error: DBAPIError) -> str | None:
@@ -129,9 +127,5 @@ def _lacks_tables(error: DBAPIError, run: Invocation) -> bool:
 
 
 def _unexpected(error: Exception) -> Problem:
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return Problem(f"no space left on the device ({error.filename or 'standard output'})")
     name = type(error).__name__
-    return Problem(
-        f"unexpected {name}: {error} (`outbox --debug …` shows where)", is_expected=False
-    )
+    return Problem(f"unexpected {name}: {error} (`outbox --debug …` shows where)")
