@@ -255,6 +255,8 @@ def _id(value: str | uuid.UUID) -> str:
 def _time(value: object) -> datetime:
     if not isinstance(value, datetime) or value.utcoffset() is None:
         raise InvalidEventError("time has to be a timezone-aware datetime: datetime.now(UTC)")
+    if not datetime.min.year < value.year < datetime.max.year:
+        raise InvalidEventError("time is in a year that not every time zone has")
     return value
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 import time as clock
-import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -73,17 +72,17 @@ class _Ids:
 
     def new(self) -> str:
         """Return the next one: milliseconds and 74 bits, random or counted on from the last."""
-        moment = (clock.time_ns() // 1_000_000) << _RANDOM_BITS
-        value = moment | int.from_bytes(os.urandom(10), "big") >> 80 - _RANDOM_BITS
+        random = int.from_bytes(os.urandom(14), "big")
+        value = (clock.time_ns() // 1_000_000) << _RANDOM_BITS | random >> 112 - _RANDOM_BITS
         with self._lock:
             # In one millisecond, or when the clock was set back, by a random step: ids stay
             # hard to guess, and 2**74 of them do not run out.
             if value <= self._last:
-                value = self._last + 1 + int.from_bytes(os.urandom(4), "big")
+                value = self._last + 1 + (random & 0xFFFF_FFFF)
             self._last = value
         high, low = value >> _LOW_BITS, value & (1 << _LOW_BITS) - 1
-        version, variant = 0x7 << 76, 0b10 << _LOW_BITS
-        return str(uuid.UUID(int=high >> 12 << 80 | version | (high & 0xFFF) << 64 | variant | low))
+        digits = f"{high >> 12:012x}7{high & 0xFFF:03x}{0b10 << _LOW_BITS | low:016x}"
+        return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
 
 
 _LOW_BITS: Final = 62

@@ -51,7 +51,6 @@ _VALUES: Final = f"{_INTO} VALUES ({', '.join(['%s'] * len(_COLUMNS))})"
 _VALUES_SQLITE: Final = f"{_INTO} VALUES ({', '.join('?' * len(_COLUMNS))})"
 _UNNEST: Final = _unnest(["%s"] * len(_COLUMNS))
 _UNNEST_NUMBERED: Final = _unnest(f"${number}" for number in range(1, len(_COLUMNS) + 1))
-_ESCAPES: Final = str.maketrans({"\\": "\\\\", '"': '\\"'})
 
 
 def insert(connection: sa.Connection, envelopes: Sequence[Envelope]) -> None:
@@ -105,19 +104,31 @@ def insert_sqlite(connection: sqlite3.Connection, envelope: Envelope) -> None:
 
 def literals(envelopes: Sequence[Envelope]) -> tuple[str, ...]:
     """Return a PostgreSQL array literal for each column."""
-    rows = [tuple(_fields(envelope).values()) for envelope in envelopes]
-    return tuple("{" + ",".join(map(_literal, column)) + "}" for column in zip(*rows, strict=True))
+    return (
+        _array([envelope.id for envelope in envelopes]),
+        _texts([envelope.source for envelope in envelopes]),
+        _texts([envelope.type for envelope in envelopes]),
+        _array([str(envelope.version) for envelope in envelopes]),
+        _texts([envelope.subject for envelope in envelopes]),
+        _texts([envelope.partition_key for envelope in envelopes]),
+        _texts([envelope.topic for envelope in envelopes]),
+        _array([envelope.time.isoformat() for envelope in envelopes]),
+        _texts([envelope.content_type for envelope in envelopes]),
+        _array(['"\\\\x' + envelope.data.hex() + '"' for envelope in envelopes]),
+        _texts([orjson.dumps(stored_headers(envelope)).decode() for envelope in envelopes]),
+    )
 
 
-def _literal(value: Any) -> str:
-    if value is None:
-        return "NULL"
-    if isinstance(value, int):
-        return str(value)
-    if isinstance(value, bytes):
-        return '"\\\\x' + value.hex() + '"'
-    text = orjson.dumps(value).decode() if isinstance(value, dict) else str(value)
-    return '"' + text.translate(_ESCAPES) + '"'
+def _array(values: Iterable[str]) -> str:
+    return "{" + ",".join(values) + "}"
+
+
+def _texts(values: Sequence[str | None]) -> str:
+    return _array("NULL" if value is None else _quoted(value) for value in values)
+
+
+def _quoted(value: str) -> str:
+    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _fields(envelope: Envelope) -> dict[str, Any]:

@@ -108,6 +108,7 @@ def test_outside_a_handler_there_is_no_correlation(session: Session) -> None:
     [
         ({"time": datetime(2026, 1, 1)}, "timezone-aware"),  # noqa: DTZ001  # that is the point
         ({"time": "2026-01-01"}, "timezone-aware"),
+        ({"time": datetime.max.replace(tzinfo=UTC)}, "year"),
         ({"id": "no-uuid"}, "id is not a UUID"),
         ({"id": 7}, "id is not a UUID"),
         ({"key": ""}, "key is empty"),
