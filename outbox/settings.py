@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import sqlalchemy as sa
 from pydantic import (
@@ -22,6 +22,9 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from sqlalchemy.exc import ArgumentError
 
 from outbox.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 DEFAULT_FILE = Path("outbox.toml")
 MAX_RECORD_BYTES = 1_000_000
@@ -48,6 +51,11 @@ class RouteSettings(BaseModel):
     """How long a relay may be silent before another one takes the route over."""
     retry_max_seconds: PositiveFloat = 10.0
     """The longest wait between two attempts while the destination does not take events."""
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        # What the transport is configured with may hold passwords, under names of its own.
+        for name, value in super().__repr_args__():
+            yield name, "…" if name in self.options else value
 
     @property
     def options(self) -> dict[str, Any]:

@@ -57,7 +57,9 @@ class TransportUnderTest(Protocol):
         ...
 
 
-def envelope(topic: str, key: str | None = "k", data: bytes = b"{}", **changed: Any) -> Envelope:
+def envelope(
+    topic: str | None, key: str | None = "k", data: bytes = b"{}", **changed: Any
+) -> Envelope:
     """Return an event of the suite."""
     values: dict[str, Any] = {
         "id": new_id(),

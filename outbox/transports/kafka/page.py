@@ -15,14 +15,13 @@ if TYPE_CHECKING:
 
 
 class Record(NamedTuple):
-    """One envelope as Kafka takes it."""
+    """One envelope as Kafka takes it, without its headers: too many of them would be kept."""
 
     place: int
     """The envelope's index in the batch."""
     topic: str
     key: bytes | None
     data: bytes
-    headers: list[tuple[str, bytes]]
 
 
 class Page:
@@ -62,7 +61,7 @@ class Page:
         return True
 
     def outcomes(self) -> list[Outcome]:
-        """Return the outcomes; behind a failure, nothing of its key counts as published."""
+        """Return the outcomes; behind a failure, all of its key is to be tried again."""
         outcomes = self._all()
         return self._fenced(outcomes) if self._failed_keys else outcomes
 
@@ -77,11 +76,12 @@ class Page:
         outcomes: list[Outcome] = []
         for envelope, outcome in zip(self.batch, settled, strict=True):
             key = envelope.partition_key
-            is_published = isinstance(outcome, Published)
-            if key is not None and not is_published:
+            if key is None or isinstance(outcome, Retry) or key not in failed:
+                outcomes.append(outcome)
+            else:
+                outcomes.append(_held(key))
+            if key is not None and not isinstance(outcome, Published):
                 failed.add(key)
-            is_behind = is_published and key is not None and key in failed
-            outcomes.append(_held(key or "") if is_behind else outcome)
         return outcomes
 
     def _fail(self, index: int, outcome: Outcome) -> None:

@@ -16,13 +16,13 @@ from outbox.errors import (
 from outbox.transports.kafka.client import make
 from outbox.transports.kafka.errors import DENIED, UNFIT, UNKNOWN, Reports, transient, unfit
 from outbox.transports.kafka.page import Page, Record
-from outbox.transports.kafka.sender import Failure, Sender
+from outbox.transports.kafka.sender import Sender, Sending
 from outbox.transports.kafka.size import is_too_large
 from outbox.transports.kafka.topics import Topic, Topics
 from outbox.transports.topic import TopicTemplate
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from outbox.envelope import Envelope
     from outbox.transport import Outcome
@@ -67,24 +67,24 @@ class KafkaPublisher:
     ) -> TransientError | None:
         """Settle these envelopes; return the error that stops the rest of the page, if any."""
         try:
-            records = self._records(page, indexes, deadline)
+            named = self._named(page, indexes, deadline)
         except TransientError as error:
             return self._stop(page, indexes, error)
-        failure = self._ready().send(records, deadline) if records else None
-        if failure is None:
-            page.published(records)
+        if not named:
+            return None
+        sending = self._ready().send(self._records(page, named), deadline)
+        page.published(sending.arrived)
+        if not sending.unsettled:
             return None
         self._drop_clients()
-        unsettled = {record.place for record in failure.unsettled}
-        page.published(record for record in records if record.place not in unsettled)
-        return self._resolve(page, failure, deadline, may_ask_again=may_ask_again)
+        return self._resolve(page, sending, deadline, may_ask_again=may_ask_again)
 
     def _resolve(
-        self, page: Page, failure: Failure, deadline: float, *, may_ask_again: bool
+        self, page: Page, failure: Sending, deadline: float, *, may_ask_again: bool
     ) -> TransientError | None:
         """Settle what a failure left unsettled, by its cause."""
         unsettled = [record.place for record in failure.unsettled]
-        error, topic = failure.error, failure.topic or ""
+        error, topic = failure.error, failure.topic
         if error is None:
             return self._stop(page, unsettled, _late())
         if error.code() in UNFIT:
@@ -112,8 +112,10 @@ class KafkaPublisher:
             return stopped
         return self._settle(page, unsettled[middle:], deadline, may_ask_again=False)
 
-    def _records(self, page: Page, indexes: Sequence[int], deadline: float) -> list[Record]:
-        """Make the records of those envelopes that may be sent, and settle the others."""
+    def _named(
+        self, page: Page, indexes: Sequence[int], deadline: float
+    ) -> list[tuple[int, Envelope, str]]:
+        """Return the envelopes that may be sent, with topics that are known, and settle others."""
         if time.monotonic() > deadline:
             raise _late()
         named: list[tuple[int, Envelope, str]] = []
@@ -129,39 +131,48 @@ class KafkaPublisher:
         names = {topic for _, _, topic in named}
         if names:
             self._topics.learn(names, self._ready().producer, deadline)
-        records = []
+        return named
+
+    def _records(
+        self, page: Page, named: Sequence[tuple[int, Envelope, str]]
+    ) -> Iterator[tuple[Record, list[tuple[str, bytes]]]]:
+        """Make records one by one as they are sent; settle the envelopes that must not be."""
         for index, envelope, topic in named:
             if page.has_failures and page.holds_back(index):
                 continue
-            made = self._record(index, envelope, topic)
-            if isinstance(made, Record):
-                records.append(made)
-            elif isinstance(made, TransientError):
-                page.retry([index], made)
+            key = None if envelope.partition_key is None else envelope.partition_key.encode()
+            headers = to_headers(envelope)
+            error = self._refusal(envelope, topic, key, headers)
+            if error is None:
+                yield Record(index, topic, key, envelope.data), headers
+            elif isinstance(error, TransientError):
+                page.retry([index], error)
             else:
-                page.dead(index, made)
-        return records
+                page.dead(index, error)
 
-    def _record(
-        self, index: int, envelope: Envelope, name: str
-    ) -> Record | TransientError | RecordRefusedError:
-        """Make an envelope's record, or say why it must not be sent."""
+    def _refusal(
+        self,
+        envelope: Envelope,
+        name: str,
+        key: bytes | None,
+        headers: list[tuple[str, bytes]],
+    ) -> TransientError | RecordRefusedError | None:
+        """Say why an envelope must not be sent, if so."""
         topic = self._topics[name]
         if not isinstance(topic, Topic):
             return topic
-        key = None if envelope.partition_key is None else envelope.partition_key.encode()
         if key is None and topic.needs_key:
             return RecordRefusedError(
                 f"the topic {name!r} is compacted, and the event has no partition key"
             )
-        headers, limit = to_headers(envelope), topic.max_bytes
+        limit = topic.max_bytes
         # How small compression makes a record is known at the broker alone.
         if (
             limit is None
             or self._compresses
             or not is_too_large(limit, key, envelope.data, headers)
         ):
-            return Record(index, name, key, envelope.data, headers)
+            return None
         return RecordRefusedError(
             f"the event, {len(envelope.data)} bytes of data and its headers, is larger than"
             f" max.message.bytes = {limit} of the topic {name!r}"

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import pytest
+
+from outbox.errors import BrokerUnavailableError, HeldBackError, RecordRefusedError
+from outbox.testing import envelope
+from outbox.transport import PUBLISHED, Dead, Retry
+from outbox.transports.kafka.page import Page, Record
+
+DOWN = BrokerUnavailableError("down")
+POISON = RecordRefusedError("poison")
+
+
+def page(keys: str) -> Page:
+    return Page([envelope("t", None if key == "-" else key) for key in keys])
+
+
+def record(place: int) -> Record:
+    return Record(place, "t", b"k", b"")
+
+
+def test_what_was_stored_behind_a_failure_of_its_key_is_tried_again() -> None:
+    settled = page("aba-")
+    settled.published(map(record, (1, 2, 3)))
+    settled.retry([0], DOWN)
+    first, second, third, fourth = settled.outcomes()
+    assert [first, second, fourth] == [Retry(DOWN), PUBLISHED, PUBLISHED]
+    assert isinstance(third, Retry)
+    assert isinstance(third.error, HeldBackError)
+
+
+def test_nobody_is_dead_behind_a_failure_of_its_key() -> None:
+    settled = page("aa")
+    settled.dead(1, POISON)
+    settled.retry([0], DOWN)
+    assert isinstance(settled.outcomes()[1], Retry)
+
+
+def test_events_without_a_key_hold_nobody_back() -> None:
+    settled = page("--")
+    settled.dead(0, POISON)
+    assert not settled.holds_back(1)
+    settled.published([record(1)])
+    assert settled.outcomes() == [Dead(POISON), PUBLISHED]
+
+
+def test_an_envelope_without_an_outcome_is_never_taken_for_published() -> None:
+    with pytest.raises(AssertionError, match="without an outcome"):
+        page("a").outcomes()
