@@ -6,7 +6,7 @@ import sqlite3
 import sys
 import uuid
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import MAXYEAR, MINYEAR, UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, cast
 
 import sqlalchemy as sa
@@ -255,7 +255,7 @@ def _id(value: str | uuid.UUID) -> str:
 def _time(value: object) -> datetime:
     if not isinstance(value, datetime) or value.utcoffset() is None:
         raise InvalidEventError("time has to be a timezone-aware datetime: datetime.now(UTC)")
-    if not datetime.min.year < value.year < datetime.max.year:
+    if not MINYEAR < value.year < MAXYEAR:
         raise InvalidEventError("time is in a year that not every time zone has")
     return value
 

@@ -105,6 +105,7 @@ def test_flush_listeners_may_emit_in_the_last_flush_of_a_commit(
         emit(session, "a")
         session.commit()
     assert shop.names() == ["a", *["h"] * (1 + is_nested)]
+    assert shop.writes[-3:] == ["shop_order", "outbox_event", "COMMIT"]
 
 
 @pytest.mark.parametrize("hook", FLUSH_HOOKS)
