@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-SECONDS = 60
-
 
 @dataclass
 class Program:
@@ -33,12 +31,13 @@ class Program:
 
     folder: Path
     environment: dict[str, str] = field(default_factory=dict)
+    seconds: float = 60.0
+    """How long `run` waits for it."""
 
     def run(
         self,
         *arguments: str,
         module: str = "outbox",
-        seconds: float = SECONDS,
         **environment: str,
     ) -> subprocess.CompletedProcess[str]:
         """Run it without a terminal."""
@@ -49,7 +48,7 @@ class Program:
             stdin=subprocess.DEVNULL,
             cwd=self.folder,
             env=self._environment(environment),
-            timeout=seconds,
+            timeout=self.seconds,
             check=False,
         )
 
@@ -91,7 +90,7 @@ class Program:
             os.close(theirs)
             os.write(ours, typed.encode())
             shown = _read_all(ours)
-            return process.wait(SECONDS), shown.decode()
+            return process.wait(self.seconds), shown.decode()
 
     def _environment(self, extra: Mapping[str, str]) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if "OUTBOX" not in name}

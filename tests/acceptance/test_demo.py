@@ -70,7 +70,7 @@ def test_the_demo_on_a_terminal_shows_a_bar_and_fits_80_columns(tmp_path: Path) 
 def test_the_demo_on_servers_kills_processes_and_leaves_nothing_behind(
     tmp_path: Path, postgres_server: sa.URL, kafka_server: str
 ) -> None:
-    done = Program(tmp_path).run(
+    done = Program(tmp_path, seconds=240).run(
         "demo",
         "--kafka",
         "--json",
@@ -78,7 +78,6 @@ def test_the_demo_on_servers_kills_processes_and_leaves_nothing_behind(
         postgres_server.render_as_string(hide_password=False),
         "--bootstrap-servers",
         kafka_server,
-        seconds=240,
     )
     assert done.returncode == 0, done.stderr
     expect_the_story(json.loads(done.stdout), placed=300 + 1 + 80 + 120)
