@@ -338,3 +338,32 @@ def test_a_worker_handles_and_sets_aside_and_a_replay_is_waited_for(
         worker.send_signal(signal.SIGINT)
         assert worker.wait(30) == 0
         worker.communicate()
+
+
+def test_a_position_of_another_server_is_refused_and_rebased(
+    tmp_path: Path, postgres_url: str, bootstrap_servers: str, new_topic: TopicFactory
+) -> None:
+    program = at(tmp_path, postgres_url, bootstrap_servers=bootstrap_servers, topic=new_topic(1))
+    insert(postgres_url, 3)
+    printed(program.run("relay", "--drain"))
+    engine = sa.create_engine(postgres_url, poolclass=sa.NullPool)
+    elsewhere = sa.text(
+        "UPDATE outbox_checkpoint SET position = jsonb_set(position, '{server,system}', '\"1\"')"
+    )
+    with engine.begin() as connection:
+        connection.execute(elsewhere)
+    insert(postgres_url, 2)
+
+    refused = program.run("relay", "--drain")
+    assert refused.returncode == 1
+    assert "--rebase" in refused.stderr.splitlines()[-1]
+    assert "--rebase" in program.call("replay", "--route", "kafka", "--beginning").stderr
+    (route,) = json.loads(printed(program.call("status", "--json")))["routes"]
+    assert (route["state"], route["backlog_count"]) == ("stopped", None)
+    assert "--rebase" in route["error"]
+
+    shown = printed(program.run("relay", "--drain", "--rebase")).splitlines()
+    assert shown[0].startswith("route kafka is moved here; it sends ")
+    assert shown[-1].startswith("route kafka: ")
+    (route,) = json.loads(printed(program.call("status", "--json")))["routes"]
+    assert (route["backlog_count"], route["error"]) == (0, None)
