@@ -86,8 +86,12 @@ def test_a_before_commit_listener_may_emit_at_the_release_of_a_savepoint(
 def test_flush_listeners_may_emit(shop: Shop, session: Session, hook: str) -> None:
     with listening(session, hook, lambda session, *_: emit(session, "h")):
         session.add(Order(name="x"))
+        emit(session, "a")
         session.commit()
-    assert shop.names() == ["h"]
+    assert shop.names() == ["a", "h"]
+    # All that is emitted before the flush has ended is one statement.
+    statement_count = 2 if hook == "after_flush_postexec" else 1
+    assert shop.writes == ["shop_order", *["outbox_event"] * statement_count, "COMMIT"]
 
 
 @pytest.mark.parametrize("is_nested", [False, True])
