@@ -235,6 +235,23 @@ def test_a_module_without_a_usable_consumer_is_told(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("sqlite:///empty.db", "`outbox migrate`"),
+        (f"postgresql+psycopg://app:{PASSWORD}@{NOWHERE}/shop", "Connection refused"),
+    ],
+)
+def test_a_consumer_whose_database_cannot_be_used_says_so(
+    settled: Program, url: str, expected: str
+) -> None:
+    (settled.folder / "shop.py").write_text(
+        f"import outbox\nbilling = outbox.Consumer('billing', database={url!r})\n"
+        "billing.on('shop.order.placed')(lambda event, context: None)"
+    )
+    assert expected in sentence(settled.run("consume", "shop:billing"), 1)
+
+
 @pytest.mark.parametrize("arguments", [["relay", "--drain"], ["consume", "shop:billing"]])
 def test_a_memory_route_is_refused_where_nobody_could_reach_its_broker(
     program: Program, sqlite_url: str, arguments: list[str]
