@@ -20,8 +20,9 @@ VERSION_TABLE: Final = "outbox_alembic_version"
 def upgrade(url: str | sa.URL, revision: str = "head") -> None:
     """Bring the tables of a database to a revision, by default the newest.
 
-    Each revision is one transaction where the database has transactional DDL (PostgreSQL,
-    SQLite); running it again changes nothing.
+    It happens in transactions, so a failure leaves no half of a revision behind. Running it again
+    changes nothing, and processes that run it at the same time wait for each other. Raises
+    `ConfigurationError` where the tables are there, but were made by somebody else.
     """
     command.upgrade(config(url), revision)
 

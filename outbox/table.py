@@ -2,6 +2,13 @@
 
 An application with Alembic of its own adds `outbox.metadata` to its `target_metadata` and calls
 `outbox.metadata.create_all(op.get_bind())` in a migration; anyone else runs `outbox migrate`.
+
+Whatever writes SQL may emit: another language, psql, a trigger. `type` and `data` are enough, and
+`partition_key` where order counts; insert after the state has changed, in its transaction. `data`
+is bytes, so on PostgreSQL text goes in by `convert_to`:
+
+    INSERT INTO outbox_event (type, partition_key, data)
+    VALUES ('shop.order.placed', 'o-1', convert_to('{"order_id": "o-1"}', 'UTF8'));
 """
 
 from __future__ import annotations
