@@ -302,7 +302,7 @@ def topic_content(broker: KafkaServer) -> Iterator[tuple[int, int]]:
         consumer.assign([partition])
         offset = 0
         while offset < high:
-            for message in consumer.consume(1000, 10):
+            for message in consumer.consume(min(1000, high - offset), 10):
                 assert message.error() is None
                 offset = (message.offset() or 0) + 1
                 event = counting.CounterRaised.model_validate_json(message.value() or b"")
