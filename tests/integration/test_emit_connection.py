@@ -90,6 +90,8 @@ def test_a_commit_after_a_failed_statement_does_not_pass_unnoticed(shop: Shop) -
             connection.execute(sa.text("SELECT nothing FROM nowhere"))
         with pytest.raises(sa.exc.DBAPIError):
             connection.commit()
+        with pytest.raises(NoTransactionError, match="was rolled back"):
+            emit(connection, "c")
     assert shop.names() == []
 
 

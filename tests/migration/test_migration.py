@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
+import sqlite3
 import subprocess
 import sys
+import time
+from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -23,7 +26,7 @@ from tests.emitting import emit, names
 from tools.servers.postgres import find_binaries
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable
 
 
 @pytest.fixture(params=["postgres_empty_url", "sqlite_empty_url"])
@@ -106,26 +109,56 @@ def test_the_second_upgrade_changes_nothing_and_a_downgrade_leaves_nothing(empty
     assert names(engine) == []
 
 
-def test_processes_that_upgrade_at_the_same_time_do_it_once(empty_url: str) -> None:
-    code = (
-        "import sys; from outbox.migration import upgrade; sys.stdin.read(); upgrade(sys.argv[1])"
+def test_processes_that_upgrade_postgres_at_the_same_time_wait_for_each_other(
+    postgres_empty_url: str,
+) -> None:
+    engine = sa.create_engine(postgres_empty_url, poolclass=sa.NullPool)
+    waiting = sa.text(
+        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND database ="
+        " (SELECT oid FROM pg_database WHERE datname = current_database())"
     )
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, empty_url],
-            stdin=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONWARNINGS": "error"},
-        )
-        for _ in range(4)
-    ]
-    for process in running:
-        assert process.stdin is not None
-        process.stdin.close()
-        process.stdin = None
-    assert [process.communicate(timeout=60)[1] for process in running] == [""] * 4
-    assert set(outbox.metadata.tables) < tables(empty_url)
+    with engine.connect() as connection:
+        # The number that migrations/env.py locks: `outbox` in ASCII.
+        connection.exec_driver_sql(f"SELECT pg_advisory_lock({int.from_bytes(b'outbox', 'big')})")
+        running = start_upgrades(postgres_empty_url)
+        await_true(lambda: connection.scalar(waiting) == len(running))
+        assert tables(postgres_empty_url) == set()
+    assert_upgraded_once(postgres_empty_url, running)
+
+
+def test_processes_that_upgrade_sqlite_at_the_same_time_wait_for_each_other(
+    sqlite_empty_url: str,
+) -> None:
+    path = sa.make_url(sqlite_empty_url).database or ""
+
+    def has_opened(process: subprocess.Popen[str]) -> bool:
+        files = Path(f"/proc/{process.pid}/fd").iterdir()
+        return any(file.is_symlink() and str(file.readlink()) == path for file in files)
+
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        running = start_upgrades(sqlite_empty_url)
+        await_true(lambda: all(map(has_opened, running)))
+        connection.execute("ROLLBACK")
+    assert_upgraded_once(sqlite_empty_url, running)
+
+
+def start_upgrades(url: str) -> list[subprocess.Popen[str]]:
+    code = "import sys; from outbox.migration import upgrade; upgrade(sys.argv[1])"
+    command = [sys.executable, "-W", "error", "-c", code, url]
+    return [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+
+
+def assert_upgraded_once(url: str, running: list[subprocess.Popen[str]]) -> None:
+    assert [process.communicate(timeout=60)[1] for process in running] == [""] * len(running)
+    assert set(outbox.metadata.tables) < tables(url)
+
+
+def await_true(is_true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not is_true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_tables_of_somebody_else_are_refused_by_name(empty_url: str) -> None:
