@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -155,8 +156,10 @@ class KafkaWorld:
     def _stop(self, name: str) -> None:
         process = self._processes[name]
         process.terminate()
-        if process.wait(STOP_SECONDS) != 0:
-            raise DemoError(f"the {name} ended badly: {self._last_words(name)}")
+        code = process.wait(STOP_SECONDS)
+        # On a busy machine it may not have come as far as to handle the signal.
+        if code not in {0, -signal.SIGTERM}:
+            raise DemoError(f"the {name} ended with {code}: {self._last_words(name)}")
 
     def _kill(self) -> None:
         for process in self._processes.values():
