@@ -130,7 +130,7 @@ class KafkaPublisher:
                 page.dead(index, refused)
         names = {topic for _, _, topic in named}
         if names:
-            self._topics.learn(names, self._ready().producer, deadline)
+            self._topics.learn(names, lambda: self._ready().producer, deadline)
         return named
 
     def _records(

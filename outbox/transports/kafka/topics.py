@@ -14,7 +14,7 @@ from outbox.transports.kafka.client import make
 from outbox.transports.kafka.errors import CLUSTER, DENIED, UNKNOWN, transient
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
     from outbox.transports.kafka.errors import Reports
     from outbox.transports.kafka.options import Options
@@ -58,7 +58,9 @@ class Topics:
         ]
         return min(limits, default=None)
 
-    def learn(self, names: Collection[str], producer: Producer, deadline: float) -> None:
+    def learn(
+        self, names: Collection[str], producer: Callable[[], Producer], deadline: float
+    ) -> None:
         """Ask for what is not known of these topics; raises `TransientError` without an answer.
 
         Asking for a topic that does not exist creates it, where the broker is set to do so.
@@ -71,7 +73,7 @@ class Topics:
             if isinstance(answer, Topic):
                 self._keep(name, answer, KNOWN_SECONDS)
                 continue
-            refusal = _found(name, producer, deadline)
+            refusal = _found(name, producer(), deadline)
             if refusal is not None:
                 self._keep(name, refusal, 0.0)
             else:
