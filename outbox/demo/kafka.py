@@ -104,6 +104,9 @@ class KafkaWorld:
             if time.monotonic() > deadline:
                 raise DemoError(f"the workers did not catch up: {self._last_words(WORKER)}")
             time.sleep(0.1)
+        # A group can be deleted once its members have left, not while they are missed.
+        self._stop(WORKER)
+        self._stop(NAIVE_WORKER)
 
     def _reconnect(self, broker: str) -> None:
         self._disconnect()

@@ -85,8 +85,11 @@ def test_the_demo_on_servers_kills_processes_and_leaves_nothing_behind(
     with engine.connect() as connection:
         databases = connection.scalars(sa.text("SELECT datname FROM pg_database")).all()
     assert not [name for name in databases if name.startswith("outbox-demo-")]
-    topics = AdminClient({"bootstrap.servers": kafka_server}).list_topics(timeout=10).topics
+    admin = AdminClient({"bootstrap.servers": kafka_server})
+    topics = admin.list_topics(timeout=10).topics
     assert not [name for name in topics if name.startswith("outbox-demo-")]
+    groups = [group.group_id for group in admin.list_consumer_groups().result().valid]
+    assert not [name for name in groups if name.startswith("outbox-demo-")]
 
 
 @pytest.fixture
