@@ -43,7 +43,8 @@ class Timestamp(sa.types.TypeDecorator[datetime]):
 
 def sqlite_text(moment: datetime) -> str:
     """Write a timezone-aware moment as SQLite stores it here."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    # Not strftime, which writes the year 1 as `1`.
+    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
 class now(ColumnElement[datetime]):  # noqa: N801  # reads as the SQL function that it is

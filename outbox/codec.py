@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from outbox.envelope import JSON_CONTENT_TYPE, SPEC_VERSION, Envelope
+from outbox.envelope import JSON_CONTENT_TYPE, MAX_NAME_BYTES, SPEC_VERSION, Envelope
 from outbox.errors import DecodeError
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ def from_headers(
     among the headers, under their full name.
     """
     try:
-        texts = {name: "" if value is None else _text_of(value) for name, value in headers}
+        texts = {_clean(name): "" if value is None else _text_of(value) for name, value in headers}
         attributes = {name: texts.pop(prefix + name) for name in _NAMED if prefix + name in texts}
         if attributes["specversion"] != SPEC_VERSION:
             raise DecodeError(
@@ -191,6 +191,7 @@ def from_headers(
             if not attributes[name]:
                 raise DecodeError(f"the message's header {prefix}{name} is empty")
         partition_key = attributes.get("partitionkey") if key is None else _text_of(key)
+        _check_lengths(attributes["id"], attributes["source"], partition_key)
         return Envelope(
             id=attributes["id"],
             source=attributes["source"],
@@ -229,10 +230,20 @@ _MAX_SEQUENCE: Final = 2**63 - 1
 
 
 def _text_of(value: bytes) -> str:
-    text = value.decode()
+    return _clean(value.decode())
+
+
+def _clean(text: str) -> str:
     if "\0" in text:
         raise ValueError("it contains a NUL character")
     return text
+
+
+def _check_lengths(event_id: str, source: str, partition_key: str | None) -> None:
+    for name, text in (("id", event_id), ("source", source), ("key", partition_key or "")):
+        # A letter takes four bytes at most.
+        if 4 * len(text) > MAX_NAME_BYTES and len(text.encode()) > MAX_NAME_BYTES:
+            raise ValueError(f"its {name} is longer than {MAX_NAME_BYTES} bytes")
 
 
 def _number(text: str, least: int, most: int) -> int:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 SPEC_VERSION: Final = "1.0"
 JSON_CONTENT_TYPE: Final = "application/json"
+MAX_NAME_BYTES: Final = 1_000
+"""The longest id, source and partition key in UTF-8: databases keep them in indexes, and a longer
+one could not be claimed by a consumer, or set aside as a dead letter."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from outbox import codec
-from outbox.envelope import Envelope
+from outbox.envelope import MAX_NAME_BYTES, Envelope
 from outbox.transport import Message
 
 if TYPE_CHECKING:
@@ -104,14 +104,21 @@ def _message_columns(message: Message, place: str | None) -> dict[str, Any]:
         "event_id": place,
         "source": "",
         "type": None,
-        "partition_key": None if message.key is None else _readable(message.key),
-        "headers": {name: _readable(value) for name, value in message.headers},
+        "partition_key": None if message.key is None else _shortened(_readable(message.key)),
+        "headers": {
+            name.replace("\0", "\\x00"): _readable(value) for name, value in message.headers
+        },
     }
 
 
 def _readable(raw: bytes) -> str:
     """Show bytes as text; PostgreSQL's text takes no zero byte."""
     return raw.decode(errors="backslashreplace").replace("\0", "\\x00")
+
+
+def _shortened(key: str) -> str:
+    """Cut a key that no index takes; no event has one so long."""
+    return key.encode()[:MAX_NAME_BYTES].decode(errors="ignore")
 
 
 def from_row(row: sa.Row[Any]) -> Letter:

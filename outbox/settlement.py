@@ -207,7 +207,9 @@ def identity(envelope: Envelope) -> inbox.EventId:
 
 def reason(error: BaseException) -> str:
     """Say in one line's sense why an event is a dead letter; the traceback is for the log."""
-    return f"{type(error).__name__}: {error}".replace("\0", "\\x00")
+    text = f"{type(error).__name__}: {error}".replace("\0", "\\x00")
+    # Half of a surrogate pair is no text that a database takes.
+    return text.encode(errors="backslashreplace").decode()
 
 
 def log_failure(consumer: str, outcome: Outcome | None, tasks: Sequence[Task[Received]]) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import random
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 import sqlalchemy as sa
@@ -256,6 +257,52 @@ def test_what_is_no_event_becomes_a_dead_letter_with_its_bytes(
     assert (first.envelope, first.content.data, first.place) == (None, b"\x00junk", "tests[0]@0")
     assert first.reason.startswith("DecodeError: ")
     assert "NUL" in second.reason
+
+
+# Random, because an index compresses what repeats itself.
+LONG: Final = random.Random(1).randbytes(6_000).hex().encode()
+
+
+@pytest.mark.parametrize(
+    ("key", "headers"),
+    [
+        (b"k", {"ce_id": LONG}),
+        (b"k", {"ce_source": LONG}),
+        (b"k", {"a\0b": b"x"}),
+        (LONG, {}),
+        (b"k", {"ce_time": b"0001-01-01T00:00:00Z"}),
+    ],
+    ids=["id", "source", "header", "key", "time"],
+)
+def test_what_no_index_or_column_takes_holds_nothing_up(
+    engine: sa.Engine, consumer: Consumer, key: bytes, headers: dict[str, bytes]
+) -> None:
+    event = message(counted("k", 1, id="1"))
+    poison = Message("tests", key, list({**dict(event.headers), **headers}.items()), b"no JSON")
+    junk = Message("tests", key, [("a\0b", b"\0")], b"junk")
+    assert consume(consumer, [poison, junk, counted("other", 2)]) == Counts(handled=1, dead=2)
+    assert [letter.status for letter in letters(engine)] == ["dead", "dead"]
+
+
+def test_the_longest_id_source_and_key_are_handled_and_set_aside(
+    engine: sa.Engine, consumer: Consumer
+) -> None:
+    texts = [random.Random(n).randbytes(500).hex() for n in range(3)]
+    event = counted(texts[0], 1, id=texts[1], source=texts[2])
+    assert consume(consumer, [event]) == Counts(handled=1)
+    unfit = replace(event, id=texts[0], data=b"no JSON")
+    assert consume(consumer, [unfit, counted(texts[0], 2)]) == Counts(dead=1, parked=1)
+
+
+def test_a_reason_that_is_no_text_is_written_readably(engine: sa.Engine) -> None:
+    consumer = Consumer("tests", database=engine)
+
+    @consumer.on(Counted)
+    def fail(_event: Counted, _context: Context) -> None:
+        raise ValueError("bad \udcff")
+
+    assert consume(consumer, [counted("k", 1)]) == Counts(dead=1)
+    assert letters(engine)[0].reason == "ValueError: bad \\udcff"
 
 
 @pytest.mark.parametrize("verb", ["commit", "rollback", "close"])

@@ -136,6 +136,10 @@ def test_whatever_arrives_is_an_envelope_or_a_decode_error(
         ({"ce_time": b"0001-01-01T00:00:00+14:00"}, "cannot be read"),
         ({"ce_subject": b"\xff"}, "cannot be read"),
         ({"own": b"a\0b"}, "NUL"),
+        ({"own\0": b"a"}, "NUL"),
+        ({"ce_id": b"x" * 1_001}, "its id is longer than 1000 bytes"),
+        ({"ce_source": "é".encode() * 501}, "its source is longer than 1000 bytes"),
+        ({"ce_partitionkey": b"x" * 1_001}, "its key is longer than 1000 bytes"),
     ],
 )
 def test_a_header_that_is_not_valid_is_named(
