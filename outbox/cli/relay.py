@@ -20,7 +20,15 @@ from outbox.cli.process import (
     configure_logs,
     refuse_memory,
 )
-from relay.daemon import DRAIN_SECONDS, Relay, RouteSummary, Summary, Until, stopped_by_signals
+from relay.daemon import (
+    DRAIN_SECONDS,
+    Relay,
+    RouteSummary,
+    Summary,
+    Until,
+    spare_collector,
+    stopped_by_signals,
+)
 
 
 def relay(
@@ -59,6 +67,7 @@ def relay(
     if rebase:
         _rebase(run, names)
     stop = threading.Event()
+    spare_collector()
     with ExitStack() as stack:
         if drain and run.output.is_terminal:
             stack.enter_context(progress(run, names))

@@ -69,6 +69,8 @@ class ReadConnection:
         connection.rollback()
         connection.autocommit = True
         connection.prepare_threshold = None
+        # Times then come in Python's own UTC, the cheapest to write out again.
+        connection.execute("SET TIME ZONE 'UTC'")
         return connection
 
     def _check(self, connection: psycopg.Connection[Any]) -> None:
