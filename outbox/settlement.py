@@ -65,6 +65,11 @@ class Received:
         """Its id, or where it stood when it has none."""
         return self.content.id if isinstance(self.content, Envelope) else self.place
 
+    @property
+    def identity(self) -> inbox.EventId:
+        """What the inbox knows it by: where it stood when it is no event."""
+        return identity(self.content) if isinstance(self.content, Envelope) else ("", self.place)
+
 
 class Transaction(Protocol):
     """What a step does before its handlers run."""
@@ -146,7 +151,7 @@ class Settlement:
         envelopes = [
             task.item.content for task in self._tasks if isinstance(task.item.content, Envelope)
         ]
-        fresh = inbox.claim(connection, name, [identity(envelope) for envelope in envelopes])
+        fresh = inbox.claim(connection, name, [task.item.identity for task in self._tasks])
         blocked: set[str] = set()
         if dead_letter.any_unresolved(connection, "consumer", name):
             keys = {e.partition_key for e in envelopes if e.partition_key is not None}
@@ -171,14 +176,12 @@ class Settlement:
         failures: list[Failure] = []
         for index, (task, loaded) in enumerate(zip(self._tasks, self._loaded, strict=True)):
             content, place = task.item.content, task.item.place
-            if isinstance(content, Envelope):
-                if identity(content) not in fresh:
-                    continue
-                fresh.discard(identity(content))  # the second of two in one batch is a duplicate
-                if content.partition_key in blocked:
-                    failures.append(Failure(content, PARKED, "parked", 0, place))
-                    continue
-            if isinstance(loaded, Exception):
+            if task.item.identity not in fresh:
+                continue
+            fresh.discard(task.item.identity)  # the second of two in one batch is a duplicate
+            if isinstance(content, Envelope) and content.partition_key in blocked:
+                failures.append(Failure(content, PARKED, "parked", 0, place))
+            elif isinstance(loaded, Exception):
                 attempts = max(1, task.failure_count)
                 failures.append(Failure(content, reason(loaded), "dead", attempts, place))
                 if isinstance(content, Envelope) and content.partition_key is not None:

@@ -259,6 +259,20 @@ def test_what_is_no_event_becomes_a_dead_letter_with_its_bytes(
     assert "NUL" in second.reason
 
 
+def test_what_is_no_event_and_was_discarded_stays_so_when_it_comes_again(
+    engine: sa.Engine, consumer: Consumer
+) -> None:
+    junk = Message("tests", None, [], b"junk")
+    assert consume(consumer, [junk]) == Counts(dead=1)
+    assert consume(consumer, [junk]) == Counts(duplicate=1)
+    (letter,) = letters(engine)
+    assert (letter.status, letter.attempt_count) == ("dead", 1)
+    with engine.begin() as connection:
+        dead_letter.discard(connection, [letter.id], "of no use")
+    assert consume(consumer, [junk, junk]) == Counts(dead=1, duplicate=1)
+    assert [each.place for each in letters(engine)] == ["tests[0]@1"]
+
+
 # Random, because an index compresses what repeats itself.
 LONG: Final = random.Random(1).randbytes(6_000).hex().encode()
 
