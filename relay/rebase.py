@@ -5,6 +5,7 @@ restored rows still holds by value, though: an id is below or above another. So,
 that keeps every writer out:
 
 1. For each route with a position of another server, find the first row that it has not delivered.
+   A position of another kind of database says nothing about these rows: its route begins anew.
 2. Stamp the rows whose transaction has not ended here, although they are visible, with an id that
    has: they would be read again for ever. Only now, because step 1 needs the ids as they were.
 3. Set each such route to the row before its first undelivered one, as of now. Nothing is lost;
@@ -20,13 +21,25 @@ import psycopg
 import sqlalchemy as sa
 
 from outbox.errors import ConfigurationError, DatabaseUnavailableError
-from outbox.table import GUARD, outbox_checkpoint
+from outbox.table import GUARD, outbox_checkpoint, outbox_event
 from relay.capture import open_capture
-from relay.capture.position import SNAPSHOT, LatePass, Server, SnapshotPosition, read_snapshot
+from relay.capture.position import (
+    SERIAL,
+    SNAPSHOT,
+    LatePass,
+    SerialPosition,
+    Server,
+    SnapshotPosition,
+    read_serial,
+    read_snapshot,
+)
+from relay.database import transaction
 from relay.sql import statements
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from relay.capture import Position
 
 _SQL: Final = {name: sa.text(text.decode()) for name, text in statements("rebase").items()}
 _GUARD_NAME: Final = "outbox_event_own"
@@ -53,12 +66,11 @@ def rebase(engine: sa.Engine, route: str) -> Rebased:
     waits for open writers, and keeps new ones out until it is done: one walk through the table
     for each route.
 
-    Raises `ConfigurationError` where the database is not PostgreSQL.
+    On SQLite a floor holds wherever the file is, so only a position of PostgreSQL is moved.
     """
-    if engine.dialect.name != "postgresql":
-        raise ConfigurationError(
-            f"a position on {engine.dialect.name} holds on any server: there is nothing to rebase"
-        )
+    if engine.dialect.name == "sqlite":
+        with transaction(engine) as connection:
+            return _rebase_serial(connection, route)
     here = _server(engine)
     try:
         engine = engine.execution_options(isolation_level="READ COMMITTED")
@@ -85,6 +97,14 @@ def _server(engine: sa.Engine) -> Server:
     return now.server
 
 
+def _rebase_serial(connection: sa.Connection, route: str) -> Rebased:
+    stored = _stored(connection).get(route)
+    if stored is None or stored.get("kind") != SNAPSHOT:
+        return Rebased({})
+    _store(connection, route, SerialPosition(0))
+    return Rebased({route: _event_count(connection)})
+
+
 def _rebase(connection: sa.Connection, route: str, here: Server) -> Rebased:
     connection.execute(_SQL["keep_writers_out"])
     foreign = _foreign(connection, route, here)
@@ -97,26 +117,41 @@ def _rebase(connection: sa.Connection, route: str, here: Server) -> Rebased:
     return Rebased({name: count for name, (_, count) in floors.items()})
 
 
-def _foreign(connection: sa.Connection, route: str, here: Server) -> dict[str, SnapshotPosition]:
+def _stored(connection: sa.Connection) -> dict[str, dict[str, Any]]:
+    """Return the positions by route, and keep relays from writing them meanwhile."""
     columns = outbox_checkpoint.c
     rows = connection.execute(sa.select(columns.route, columns.position).with_for_update())
-    stored: dict[str, Any] = {row.route: row.position for row in rows}
+    return {row.route: row.position for row in rows if row.position is not None}
+
+
+def _foreign(
+    connection: sa.Connection, route: str, here: Server
+) -> dict[str, SnapshotPosition | SerialPosition]:
+    stored = _stored(connection)
     if route not in stored:
         return {}
     positions = {
-        name: read_snapshot(position)
-        for name, position in stored.items()
-        if position is not None and position.get("kind") == SNAPSHOT
+        name: read_serial(each) if each["kind"] == SERIAL else read_snapshot(each)
+        for name, each in stored.items()
+        if each.get("kind") in (SERIAL, SNAPSHOT)
     }
     return {
-        name: position
-        for name, position in positions.items()
-        if position.server.system != here.system
+        name: each
+        for name, each in positions.items()
+        if isinstance(each, SerialPosition) or each.server.system != here.system
     }
 
 
-def _floor(connection: sa.Connection, position: SnapshotPosition) -> tuple[int, int]:
+def _event_count(connection: sa.Connection) -> int:
+    return connection.scalar(sa.select(sa.func.count()).select_from(outbox_event)) or 0
+
+
+def _floor(
+    connection: sa.Connection, position: SnapshotPosition | SerialPosition
+) -> tuple[int, int]:
     """Return the number below the first undelivered row, and how many delivered ones are above."""
+    if isinstance(position, SerialPosition):
+        return 0, _event_count(connection)
     late = position.late or LatePass(position.snapshot, (), cursor=0)
     parameters = {
         "floor": position.floor,
@@ -134,7 +169,7 @@ def _stamp(connection: sa.Connection) -> None:
     connection.execute(sa.text(GUARD))
 
 
-def _store(connection: sa.Connection, route: str, position: SnapshotPosition) -> None:
+def _store(connection: sa.Connection, route: str, position: Position) -> None:
     """Set the position; the new token turns away a relay that may still hold the route."""
     columns = outbox_checkpoint.c
     connection.execute(

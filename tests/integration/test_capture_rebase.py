@@ -10,9 +10,10 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from outbox.errors import ConfigurationError, ForeignPositionError
-from outbox.table import outbox_checkpoint
+from outbox.errors import ForeignPositionError
+from outbox.table import outbox_checkpoint, outbox_event
 from relay.capture import Capture, open_capture
+from relay.capture.position import SerialPosition, Server, SnapshotPosition
 from relay.rebase import rebase
 from tests.capturing import Reader, connect, writers
 from tools.servers.postgres import find_binaries
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from tools.servers import PostgresServer
 
+SNAPSHOT_OF_POSTGRES = SnapshotPosition(7, "9:9:", None, Server("1", "2"))
 XIDS_BURNT = 200
 """So many transactions are the old server ahead of the new one at least."""
 
@@ -179,6 +181,27 @@ def test_a_route_without_a_position_is_left_alone(postgres_engine: sa.Engine) ->
     assert rebase(postgres_engine, "new").counts == {}
 
 
-def test_sqlite_has_nothing_to_rebase(sqlite_engine: sa.Engine) -> None:
-    with pytest.raises(ConfigurationError, match="nothing to rebase"):
-        rebase(sqlite_engine, "kafka")
+def test_on_sqlite_a_position_holds_on_any_server(sqlite_engine: sa.Engine) -> None:
+    store(sqlite_engine, "kafka", {"kind": "serial", "floor": 1})
+    assert rebase(sqlite_engine, "kafka").counts == {}
+    assert stored(sqlite_engine, "kafka") == {"kind": "serial", "floor": 1}
+
+
+@pytest.mark.parametrize("kind", ["postgres", "sqlite"])
+def test_a_position_of_another_kind_of_database_begins_anew(
+    request: pytest.FixtureRequest, kind: str
+) -> None:
+    engine: sa.Engine = request.getfixturevalue(f"{kind}_engine")
+    other = SerialPosition(7) if kind == "postgres" else SNAPSHOT_OF_POSTGRES
+    store(engine, "kafka", other.to_json())
+    rows = [{"type": "shop.order.placed", "data": b"%d" % n} for n in range(3)]
+    for row in rows:
+        with engine.begin() as connection:
+            connection.execute(sa.insert(outbox_event), row)
+    with opened(engine) as capture:
+        with pytest.raises(ForeignPositionError, match=r"another kind of database.*--rebase"):
+            capture.position(stored(engine, "kafka"))
+        assert rebase(engine, "kafka").counts == {"kafka": len(rows)}
+        reader = Reader(capture, 2, capture.position(stored(engine, "kafka")))
+        assert len(reader.drain()) == len(rows)
+    assert rebase(engine, "kafka").counts == {}
