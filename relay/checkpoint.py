@@ -153,6 +153,8 @@ class Checkpoint:
                 self.store()
         except OutboxError as exc:
             log.warning("the last position was not stored", extra=facts | {"error": str(exc)})
+            if isinstance(exc, DatabaseUnavailableError):
+                return  # and the lease ends by itself
         try:
             with transaction(self._engine) as connection:
                 lease.resign(connection, self._route, self._token)

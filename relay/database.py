@@ -15,13 +15,16 @@ from outbox.errors import ConfigurationError, DatabaseUnavailableError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_POSTGRES_OPTIONS: Final = {
+_POSTGRES_OPTIONS: Final[dict[str, Any]] = {
     "application_name": "outbox relay",
+    # A server that vanished is noticed within seconds, not when the system gives it up.
     "connect_timeout": 10,
     "keepalives_idle": 10,
+    "keepalives_interval": 5,
     "tcp_user_timeout": 10_000,
+    # A connection pooler may give each transaction another session, where nothing is prepared.
+    "prepare_threshold": None,
 }
-"""A server that vanished is noticed within seconds, not when the system gives the connection up."""
 
 _WRONG: Final = ("42", "3F", "28", "3D")
 """Classes of SQLSTATE that waiting does not cure: no such table, right, role or database."""
@@ -29,12 +32,20 @@ _WRONG: Final = ("42", "3F", "28", "3D")
 
 def make_engine(url: sa.URL) -> sa.Engine:
     """Make the relay's engine: as many connections as its routes need, none left hanging."""
-    options: dict[str, Any] = {}
-    if url.get_backend_name() == "postgresql":
-        options = {name: _POSTGRES_OPTIONS[name] for name in _POSTGRES_OPTIONS.keys() - url.query}
-    return sa.create_engine(
-        url, connect_args=options, poolclass=sa.QueuePool, pool_size=5, max_overflow=-1
-    )
+    options: dict[str, Any] = {"poolclass": sa.QueuePool, "pool_size": 5, "max_overflow": -1}
+    if (url.get_backend_name(), url.get_driver_name()) != ("postgresql", "psycopg"):
+        return sa.create_engine(url, **options)
+    own = {name: _POSTGRES_OPTIONS[name] for name in _POSTGRES_OPTIONS.keys() - url.query}
+    # Its writes rest on their conditions; a stricter default would only fail some of them.
+    engine = sa.create_engine(url, connect_args=own, isolation_level="READ COMMITTED", **options)
+    sa.event.listen(engine, "do_connect", _connect)
+    return engine
+
+
+def _connect(_dialect: object, _record: object, arguments: Any, options: Any) -> Any:
+    from relay.silence import ListeningConnection  # noqa: PLC0415  # needs psycopg
+
+    return ListeningConnection.connect(*arguments, **options)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from outbox.transports.memory import MemoryBroker
 from outbox.transports.memory.publishing import MemoryPublisher
 from relay.checkpoint import Checkpoint
 from relay.daemon import Relay, Until
+from relay.database import make_engine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -89,6 +90,58 @@ def test_a_relay_waits_for_a_server_that_is_not_there_yet(own_postgres: Postgres
     with Relay(settings).running():
         own_postgres.start()
         eventually(lambda: arrived(broker) == ["a"])
+    engine.dispose()
+
+
+def test_a_server_that_hangs_is_given_up_and_waited_for(
+    own_postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relay.silence.SILENT_SECONDS", 0.5)
+    url = own_postgres.url()
+    upgrade(url)
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    settings, broker = make_settings(f"{url}?connect_timeout=2")
+    emit(engine, "a")
+    with Relay(settings).running():
+        eventually(lambda: arrived(broker) == ["a"])
+        own_postgres.pause()
+        time.sleep(2.5)  # longer than the lease
+        own_postgres.resume()
+        emit(engine, "b")
+        eventually(lambda: firsts(arrived(broker)) == ["a", "b"])
+
+
+def test_a_relay_stops_and_a_draining_one_ends_while_its_server_hangs(
+    own_postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relay.silence.SILENT_SECONDS", 0.5)
+    upgrade(own_postgres.url())
+    engine = sa.create_engine(own_postgres.url(), poolclass=sa.NullPool)
+    settings, broker = make_settings(f"{own_postgres.url()}?connect_timeout=2")
+    emit(engine, "a")
+    stop = threading.Event()
+    relay = threading.Thread(target=Relay(settings).run, args=(stop,))
+    relay.start()
+    try:
+        eventually(lambda: arrived(broker) == ["a"])
+        own_postgres.pause()
+        stop.set()
+        relay.join(15)
+        assert not relay.is_alive(), "it waits for a server that hangs"
+        summary = Relay(settings, drain_timeout=1).run(until=Until.DRAINED)
+        assert "gave up" in (summary.routes["m"].error or "")
+    finally:
+        own_postgres.resume()
+        relay.join()
+
+
+def test_nothing_is_prepared_because_a_pooler_would_not_know_it(postgres_url: str) -> None:
+    engine = make_engine(sa.make_url(postgres_url))
+    with engine.connect() as connection:
+        for _ in range(10):
+            connection.execute(sa.select(outbox_checkpoint))
+        query = "SELECT count(*) FROM pg_prepared_statements"
+        assert connection.scalar(sa.text(query)) == 0
     engine.dispose()
 
 
