@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session, scoped_session
 from outbox import pending
 from outbox.codec import ATTRIBUTES, PREFIX, size_of
 from outbox.context import cause
-from outbox.envelope import Envelope, new_id
+from outbox.envelope import MAX_NAME_BYTES, Envelope, new_id
 from outbox.errors import EventTooLargeError, InvalidEventError, NoTransactionError, UsageError
 from outbox.event import catalogue
 from outbox.insert import insert_sqlite, statement
@@ -86,13 +86,13 @@ def emit(
     event_type = catalogue.of(type(event))
     envelope = Envelope(
         id=new_id() if id is None else _id(id),
-        source=_text("source", source),
+        source=_name("source", source),
         type=event_type.name,
         version=event_type.version,
         time=datetime.now(UTC) if time is None else _time(time),
         data=event_type.dump(event),
         subject=_text("subject", subject),
-        partition_key=_key(event_type, event) if key is None else _text("key", key),
+        partition_key=_key(event_type, event) if key is None else _name("key", key),
         topic=_text("topic", topic),
         dataschema=_text("dataschema", dataschema),
         headers={} if headers is None else _headers(headers),
@@ -232,6 +232,15 @@ def _text(name: str, value: str | None) -> str | None:
     return value
 
 
+def _name(name: str, value: str | None) -> str | None:
+    """Return an attribute that is also short enough for an index."""
+    text = _text(name, value)
+    # A letter takes four bytes at most.
+    if text and 4 * len(text) > MAX_NAME_BYTES and len(text.encode()) > MAX_NAME_BYTES:
+        raise InvalidEventError(f"{name} is longer than {MAX_NAME_BYTES} bytes")
+    return text
+
+
 def _is_unicode(value: str) -> bool:
     """Tell whether a str is text, and not half of a surrogate pair."""
     try:
@@ -242,7 +251,7 @@ def _is_unicode(value: str) -> bool:
 
 
 def _key(event_type: EventType, event: object) -> str | None:
-    return _text(f"the key field {event_type.key!r} of {event_type}", event_type.key_of(event))
+    return _name(f"the key field {event_type.key!r} of {event_type}", event_type.key_of(event))
 
 
 def _id(value: str | uuid.UUID) -> str:

@@ -98,7 +98,7 @@ class Settings(BaseSettings):
 
     database_url: SecretStr
     """SQLAlchemy URL of the database that holds the outbox."""
-    source: Annotated[str, Field(min_length=1)] = "/outbox"
+    source: Annotated[str, Field(min_length=1, max_length=250)] = "/outbox"
     """CloudEvents `source` of events whose producer did not set one."""
     max_record_bytes: PositiveInt = MAX_RECORD_BYTES
     """Data and headers of one event, at most."""

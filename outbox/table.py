@@ -22,6 +22,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.expression import ColumnElement
 
 from outbox import clock
+from outbox.envelope import MAX_NAME_BYTES
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Dialect
@@ -111,6 +112,14 @@ UUID: Final = sa.Text().with_variant(postgresql.UUID(as_uuid=False), "postgresql
 C_TEXT: Final = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 """Compared byte by byte: ids need no language's rules, and sort faster without them."""
 
+LENGTHS: Final = (
+    f"octet_length(partition_key) <= {MAX_NAME_BYTES} AND octet_length(source) <= {MAX_NAME_BYTES}"
+)
+LENGTHS_SQLITE: Final = (
+    f"length(CAST(partition_key AS BLOB)) <= {MAX_NAME_BYTES}"
+    f" AND length(CAST(source AS BLOB)) <= {MAX_NAME_BYTES}"
+)
+
 metadata = sa.MetaData()
 
 
@@ -145,6 +154,9 @@ outbox_event = sa.Table(
     sa.Column("data", sa.LargeBinary, nullable=False),
     sa.Column("headers", JsonObject, nullable=False, server_default=sa.text("'{}'")),
     sa.CheckConstraint("type <> '' AND version >= 1", name="outbox_event_attributes"),
+    # Of a longer one no dead letter could be written, which would stop every relay.
+    sa.CheckConstraint(LENGTHS, name="outbox_event_lengths").ddl_if(dialect="postgresql"),
+    sa.CheckConstraint(LENGTHS_SQLITE, name="outbox_event_lengths").ddl_if(dialect="sqlite"),
     # What Python's datetime cannot hold would stop every relay.
     sa.CheckConstraint(
         "time > '0001-01-02 00:00:00+00' AND time < '9999-12-31 00:00:00+00'",

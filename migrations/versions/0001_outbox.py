@@ -147,6 +147,11 @@ def event_checks() -> list[sa.CheckConstraint]:
         return [
             attributes,
             sa.CheckConstraint(
+                "length(CAST(partition_key AS BLOB)) <= 1000"
+                " AND length(CAST(source AS BLOB)) <= 1000",
+                name="outbox_event_lengths",
+            ),
+            sa.CheckConstraint(
                 "julianday(time) IS NOT NULL AND time GLOB"
                 " '[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]*'",
                 name="outbox_event_time",
@@ -159,6 +164,10 @@ def event_checks() -> list[sa.CheckConstraint]:
         ]
     return [
         attributes,
+        sa.CheckConstraint(
+            "octet_length(partition_key) <= 1000 AND octet_length(source) <= 1000",
+            name="outbox_event_lengths",
+        ),
         sa.CheckConstraint(
             "time > '0001-01-02 00:00:00+00' AND time < '9999-12-31 00:00:00+00'",
             name="outbox_event_time",

@@ -115,6 +115,8 @@ def test_outside_a_handler_there_is_no_correlation(session: Session) -> None:
         ({"key": 7}, "key has to be a str, not int"),
         ({"key": "a\0b"}, "key has a character"),
         ({"key": "\ud800"}, "key has a character"),
+        ({"key": "é" * 501}, "key is longer than 1000 bytes"),
+        ({"source": "x" * 1_001}, "source is longer than 1000 bytes"),
         ({"subject": ""}, "subject is empty"),
         ({"topic": "\0"}, "topic has a character"),
         ({"source": ""}, "source is empty"),

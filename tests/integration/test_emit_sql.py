@@ -135,6 +135,8 @@ def test_sqlite_takes_the_times_that_its_own_functions_write(
         {"version": "'x'"},
         {"time": "'infinity'"},
         {"time": "'12:00'"},
+        {"partition_key": f"'{'é' * 501}'"},
+        {"source": f"'{'x' * 1_001}'"},
         {"headers": "'[]'"},
         {"headers": "'no json'"},
     ],
