@@ -7,16 +7,18 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from outbox.cli.errors import CommandLineError, FailedError
 from outbox.cli.invocation import of
-from outbox.demo.memory import MemoryWorld
-from outbox.demo.narrator import Narrator
-from outbox.demo.story import Comparison, Plan, tell
-from outbox.demo.world import World
+
+# The demo's event types are those of any shop: only `outbox demo` may declare them, or an
+# application that has a type of the same name could not be run by this program.
+if TYPE_CHECKING:
+    from outbox.demo.story import Comparison
+    from outbox.demo.world import World
 
 
 def demo(
@@ -50,7 +52,7 @@ def demo(
     run = of(context)
     servers = (database_url, bootstrap_servers) if kafka else None
     with nullcontext() if run.debug else _silence():
-        comparison = _told(Narrator(is_quiet=as_json), servers)
+        comparison = _told(servers, is_quiet=as_json)
     if as_json:
         run.output.json(comparison.to_json())
     if not comparison.outbox.is_perfect:
@@ -68,7 +70,12 @@ def _silence() -> Iterator[None]:
         logging.disable(logging.NOTSET)
 
 
-def _told(narrator: Narrator, servers: tuple[str | None, str | None] | None) -> Comparison:
+def _told(servers: tuple[str | None, str | None] | None, *, is_quiet: bool) -> Comparison:
+    from outbox.demo.memory import MemoryWorld  # noqa: PLC0415  # declares event types
+    from outbox.demo.narrator import Narrator  # noqa: PLC0415  # is of the demo
+    from outbox.demo.story import Plan, tell  # noqa: PLC0415  # declares event types
+
+    narrator = Narrator(is_quiet=is_quiet)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="outbox-demo-")))
         world = (

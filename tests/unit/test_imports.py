@@ -29,6 +29,10 @@ def test_importing_the_library_needs_no_greenlet() -> None:
     assert "sqlalchemy.ext.asyncio" not in imported_by("import outbox")
 
 
+def test_the_command_line_declares_no_event_type_that_an_application_could_want() -> None:
+    assert "outbox.demo.events" not in imported_by("import outbox.cli.app")
+
+
 def test_the_library_does_not_know_the_daemon() -> None:
     """Only the command line does, because it starts it."""
     found = {
