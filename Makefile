@@ -68,8 +68,9 @@ coverage: $(VENV)/.dev servers ## tests with branch coverage of outbox/ and rela
 	@$(BIN)/pytest -m "not slow" --cov --cov-report=term $(PYTEST_ARGS)
 
 .PHONY: bench
-bench: $(VENV)/.dev ## measurements beside a hand-written ceiling, on real servers
-	@$(BIN)/python -m tools.servers --fetch --postgres --kafka -- $(BIN)/python -m benchmarks.relay_drain
+bench: $(VENV)/.dev ## measurements beside hand-written ceilings, on real servers
+	@$(BIN)/python -m tools.servers --fetch --postgres --kafka -- bash -c 'set -e; \
+		for name in relay_drain emit consume; do $(BIN)/python -m benchmarks.$$name; done'
 
 .PHONY: clean
 clean: ## remove what the other targets made
