@@ -22,6 +22,10 @@ PAGES: Final = 4
 """Pages that wait, at most."""
 BYTES: Final = 32_000_000
 """Bytes of data that wait, at most; one page always may."""
+FIRST_ROWS: Final = 100
+"""The first page of a term: it may be here because the last page took all memory."""
+GROWTH: Final = 4
+"""So many times as many rows may the next page have."""
 
 
 class PageQueue:
@@ -100,7 +104,7 @@ class Reader:
         self._capture = capture
         self._position = position
         self._page_size = page_size
-        self._limit = page_size
+        self._limit = min(page_size, FIRST_ROWS)
         self._queue = queue
         self._is_enough = is_enough
         self._on_outage = on_outage
@@ -117,7 +121,8 @@ class Reader:
                 continue
             self._position = page.position()
             size = sum(len(envelope.data) for envelope in page.envelopes)
-            self._limit = next_limit(self._page_size, len(page.envelopes), size)
+            grown = min(self._page_size, GROWTH * self._limit)
+            self._limit = next_limit(grown, len(page.envelopes), size)
             self._queue.put(page, size)
             if self._is_enough(page):
                 self._queue.finish()
@@ -126,11 +131,11 @@ class Reader:
                 self.wakeup.wait(found=bool(page.envelopes))
 
 
-def next_limit(page_size: int, count: int, size: int) -> int:
+def next_limit(most: int, count: int, size: int) -> int:
     """Return how many rows to read next: fewer where the last ones were large.
 
     A page of events as large as those just read then fits into `BYTES`.
     """
-    if size * page_size <= BYTES * count:
-        return page_size
+    if size * most <= BYTES * count:
+        return most
     return max(1, BYTES * count // size)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from relay.reader import BYTES, PageQueue, next_limit
+from relay.reader import BYTES, PageQueue, Reader, next_limit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,6 +79,50 @@ def test_a_closed_queue_lets_nobody_wait() -> None:
 
 def test_an_empty_queue_is_waited_for_only_so_long() -> None:
     assert PageQueue().get(0.01) is None
+
+
+class Backlog:
+    """A capture with so many events of one size."""
+
+    def __init__(self, count: int, size: int) -> None:
+        self.limits: list[int] = []
+        self._count = count
+        self._event: Any = SimpleNamespace(data=bytes(size))
+
+    def next_page(self, _position: object, limit: int) -> Page:
+        self.limits.append(limit)
+        count = min(limit, self._count)
+        self._count -= count
+        return Placed("backlog", [self._event] * count, is_last=self._count == 0)
+
+
+class Placed(Page):
+    def position(self, count: int | None = None, /) -> Any:
+        return count
+
+
+def read_all(capture: Any, page_size: int) -> None:
+    queue = PageQueue(max_pages=1_000, max_bytes=10**12)
+    ended = threading.Event()
+    Reader(capture, None, page_size, queue, lambda page: page.is_last, print, ended).run()
+
+
+def test_a_backlog_of_large_events_is_read_in_small_pages_from_the_first_on() -> None:
+    capture = Backlog(1_000, 100_000)
+    read_all(capture, 50_000)
+    assert max(limit * 100_000 for limit in capture.limits) <= BYTES
+
+
+def test_pages_of_small_events_soon_have_their_full_size() -> None:
+    capture = Backlog(20_000, 200)
+    read_all(capture, 5_000)
+    assert capture.limits == [100, 400, 1_600, 5_000, 5_000, 5_000, 5_000]
+
+
+def test_a_page_is_never_larger_than_it_is_set_to_be() -> None:
+    capture = Backlog(10, 200)
+    read_all(capture, 3)
+    assert set(capture.limits) == {3}
 
 
 def test_pages_of_large_events_have_fewer_rows() -> None:
