@@ -173,6 +173,12 @@ def _read(file: Path) -> dict[str, Any]:
         raise ConfigurationError(msg) from exc
 
 
+def shown(url: sa.URL) -> str:
+    """Write a database's URL for people: without a password, wherever it stands in the URL."""
+    secret = [name for name in url.query if "password" in name]
+    return url.difference_update_query(secret).render_as_string(hide_password=True)
+
+
 def describe(error: ValidationError, origin: str, prefix: str = "") -> str:
     """Say which settings are wrong and why, without their values, which may be secret."""
     problems = [

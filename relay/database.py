@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from outbox.errors import ConfigurationError, DatabaseUnavailableError
+from outbox.settings import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,4 +79,4 @@ def _translated(engine: sa.Engine, exc: DBAPIError) -> Exception:
 
 
 def _name(engine: sa.Engine) -> str:
-    return engine.url.render_as_string(hide_password=True)
+    return shown(engine.url)

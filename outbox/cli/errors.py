@@ -21,6 +21,7 @@ from sqlalchemy.exc import (
 
 from outbox.cli.output import visible
 from outbox.errors import OutboxError
+from outbox.settings import shown
 from outbox.table import outbox_event
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def _database(error: SQLAlchemyError, run: Invocation) -> Problem:
         )
     if not isinstance(error, DBAPIError):
         return _unexpected(error)
-    place = run.settings.url.render_as_string(hide_password=True)
+    place = shown(run.settings.url)
     reason = str(error.orig)
     if _sqlstate(error) in {"42P01", "42703", "3F000"} or _lacks_tables(error, run):
         return Problem(TABLES_MISSING)

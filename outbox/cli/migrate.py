@@ -8,6 +8,7 @@ import typer
 
 from outbox import migration
 from outbox.cli.invocation import of
+from outbox.settings import shown
 
 
 def migrate(
@@ -25,7 +26,7 @@ def migrate(
     before = migration.current(run.engine)
     migration.upgrade(run.settings.url)
     after = migration.current(run.engine)
-    place = run.settings.url.render_as_string(hide_password=True)
+    place = shown(run.settings.url)
     if before == after:
         run.output.line(f"{place} is at revision {after} already")
     else:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import psycopg
 
 from outbox.errors import ConfigurationError, DatabaseUnavailableError
+from outbox.settings import shown
 from relay.sql import statements
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class ReadConnection:
     def __init__(self, engine: sa.Engine) -> None:
         """Connect as the engine does, but outside its pool."""
         self._pool = engine.pool.recreate()
-        self._name = engine.url.render_as_string(hide_password=True)
+        self._name = shown(engine.url)
         self._connection: psycopg.Connection[Any] | None = None
 
     def rows(

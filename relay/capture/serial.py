@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from outbox.codec import ROW_COLUMNS, from_row
 from outbox.errors import ConfigurationError, DatabaseUnavailableError
+from outbox.settings import shown
 from outbox.table import outbox_event
 from relay.capture import Backlog
 from relay.capture.position import SerialPosition, read_serial
@@ -103,4 +104,4 @@ class SerialCapture:
             raise DatabaseUnavailableError(f"cannot read {self._name()}: {exc.orig}") from exc
 
     def _name(self) -> str:
-        return self._engine.url.render_as_string(hide_password=True)
+        return shown(self._engine.url)

@@ -15,6 +15,7 @@ from outbox.envelope import Envelope
 from outbox.errors import ConfigurationError, DatabaseUnavailableError, LeaseLostError
 from outbox.table import outbox_checkpoint
 from relay import lease
+from relay.capture import open_capture
 from relay.capture.position import SerialPosition
 from relay.checkpoint import Checkpoint
 from relay.database import make_engine, transaction
@@ -188,8 +189,14 @@ def test_the_keeper_survives_lost_connections(postgres_engine: sa.Engine) -> Non
         assert keeper.row().position["floor"] == 5
 
 
-def test_a_database_that_is_away_is_unavailable_and_its_password_untold() -> None:
-    engine = make_engine(sa.make_url("postgresql+psycopg://u:sesame@127.0.0.1:1/none"))
+@pytest.mark.parametrize(
+    "url", ["u:sesame@127.0.0.1:1/none", "u@127.0.0.1:1/none?password=sesame&sslpassword=sesame"]
+)
+def test_a_database_that_is_away_is_unavailable_and_its_password_untold(url: str) -> None:
+    engine = make_engine(sa.make_url(f"postgresql+psycopg://{url}"))
+    with pytest.raises(DatabaseUnavailableError, match=":1/none") as caught:
+        open_capture(engine).now()
+    assert "sesame" not in str(caught.value)
     with pytest.raises(DatabaseUnavailableError) as caught, transaction(engine):
         pass
     assert "sesame" not in str(caught.value)
