@@ -131,8 +131,10 @@ def _try(part: Sequence[Task[T]]) -> Generator[Step[T], Outcome | None, Fault | 
 def split(part: Sequence[Task[T]], fault: Fault, max_attempts: int) -> list[Sequence[Task[T]]]:
     """Divide a part that failed into smaller ones, in order, until the culprit stands alone.
 
-    The suspect is not known to be the culprit: its query may have flushed what an earlier
-    handler wrote. But each part is smaller, or has one attempt less before it.
+    A suspect behind others is not known to be the culprit: its query may have flushed what an
+    earlier handler wrote. So its attempts are up only once it failed at the front of a part; but
+    `PermanentError` comes from a handler, not from a flush. Each part is smaller than the last
+    one, or has one attempt less before it.
     """
     at = 0 if len(part) == 1 else fault.suspect
     if at is None:
@@ -141,10 +143,13 @@ def split(part: Sequence[Task[T]], fault: Fault, max_attempts: int) -> list[Sequ
     if part[at].is_given_up:
         raise fault.error
     failure_count = part[at].failure_count + 1
-    is_given_up = isinstance(fault.error, PermanentError) or failure_count >= max_attempts
+    is_permanent = isinstance(fault.error, PermanentError)
+    before, after = part[:at], part[at + 1 :]
+    if failure_count >= max_attempts and before and not is_permanent:
+        return [before, part[at:]]
+    is_given_up = is_permanent or failure_count >= max_attempts
     failed = replace(
         part[at], failure_count=failure_count, error=fault.error, is_given_up=is_given_up
     )
-    before, after = part[:at], part[at + 1 :]
     parts = [before, [failed, *after]] if is_given_up else [before, [failed], after]
     return [each for each in parts if each]

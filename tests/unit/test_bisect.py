@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -71,7 +72,7 @@ class World:
             if task.is_given_up:
                 continue
             if task.item in self.blames and pending is not None:
-                return self.fail(pending, index)
+                return Fault(ValueError(), index)  # the database's error, whoever caused it
             if task.item in self.fails:
                 if task.item not in self.is_seen_late:
                     return self.fail(task.item, index)
@@ -138,6 +139,16 @@ def test_a_permanent_failure_is_neither_waited_for_nor_tried_again() -> None:
     world = World(fails={1: True}).run(range(3))
     assert (world.dead, world.pauses) == ({1: 1}, [])
     assert world.tries == [[0, 1, 2], [0], [1, 2]]
+
+
+def test_a_suspect_behind_the_culprit_is_not_given_up_with_a_single_attempt() -> None:
+    world = World(fails={0: False}, is_seen_late=frozenset({0}), blames=frozenset({1}))
+    steps = plan([0, 1], max_attempts=1)
+    step = next(steps)
+    with contextlib.suppress(StopIteration):
+        while True:
+            step = steps.send(world.transact(step.tasks) if isinstance(step, Try) else None)
+    assert (world.settled, set(world.dead)) == ([0, 1], {0})
 
 
 def test_an_outage_burns_no_attempt_however_long_it_lasts() -> None:
