@@ -253,6 +253,23 @@ def test_without_the_right_to_ask_for_limits_the_culprit_is_found_by_halves(
         assert isinstance(held.error, HeldBackError)
 
 
+def test_an_event_with_an_impossible_topic_leaves_the_earlier_ones_of_its_key_alone(
+    strict: StrictKafka,
+) -> None:
+    topic = strict.topic()
+    batch = [
+        envelope(topic, "a", b"first"),
+        envelope("no/name", "a", b"impossible"),
+        envelope(topic, "a", b"held"),
+    ]
+    with closing(strict.publisher()) as publisher:
+        first, impossible, held = publisher.publish(batch)
+    assert first == PUBLISHED
+    assert isinstance(impossible, Dead)
+    assert isinstance(held, Retry)
+    assert strict.arrived(topic, 1) == {b"a": [b"first"]}
+
+
 def test_an_event_without_a_key_is_dead_in_a_compacted_topic(strict: StrictKafka) -> None:
     topic = strict.topic(cleanup_policy="compact")
     batch = [envelope(topic, "a"), envelope(topic, None), envelope(topic, "b")]

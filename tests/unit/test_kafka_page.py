@@ -36,6 +36,24 @@ def test_nobody_is_dead_behind_a_failure_of_its_key() -> None:
     assert isinstance(settled.outcomes()[1], Retry)
 
 
+def test_an_earlier_event_is_not_held_back_by_a_later_one_of_its_key() -> None:
+    settled = page("aaa")
+    settled.dead(1, POISON)
+    assert not settled.holds_back(0)
+    assert settled.holds_back(2)
+    settled.published([record(0)])
+    assert settled.outcomes()[:2] == [PUBLISHED, Dead(POISON)]
+
+
+def test_the_first_failure_of_a_key_counts_in_whatever_order_they_are_found() -> None:
+    settled = page("aaaa")
+    settled.dead(3, POISON)
+    settled.retry([1], DOWN)
+    settled.dead(2, POISON)
+    assert not settled.holds_back(0)
+    assert settled.holds_back(2)
+
+
 def test_events_without_a_key_hold_nobody_back() -> None:
     settled = page("--")
     settled.dead(0, POISON)

@@ -30,12 +30,12 @@ class Page:
     def __init__(self, batch: Sequence[Envelope]) -> None:
         self.batch = batch
         self._outcomes: list[Outcome | None] = [None] * len(batch)
-        self._failed_keys: set[str] = set()
+        self._first_failures: dict[str, int] = {}
 
     @property
     def has_failures(self) -> bool:
         """Whether any envelope with a key has failed so far."""
-        return bool(self._failed_keys)
+        return bool(self._first_failures)
 
     def published(self, records: Iterable[Record]) -> None:
         """Settle some: the broker has confirmed them."""
@@ -53,9 +53,13 @@ class Page:
         self._fail(index, Dead(error))
 
     def holds_back(self, index: int) -> bool:
-        """Settle an envelope if an earlier one of its key failed; say whether it is so."""
+        """Settle an envelope if an earlier one of its key failed; say whether it is so.
+
+        Failures are not found in order, and a later one must not stop an earlier envelope:
+        both would then wait for each other, at each attempt again.
+        """
         key = self.batch[index].partition_key
-        if key is None or key not in self._failed_keys:
+        if key is None or index <= self._first_failures.get(key, index):
             return False
         self._outcomes[index] = _held(key)
         return True
@@ -63,7 +67,7 @@ class Page:
     def outcomes(self) -> list[Outcome]:
         """Return the outcomes; behind a failure, all of its key is to be tried again."""
         outcomes = self._all()
-        return self._fenced(outcomes) if self._failed_keys else outcomes
+        return self._fenced(outcomes) if self._first_failures else outcomes
 
     def _all(self) -> list[Outcome]:
         settled = [outcome for outcome in self._outcomes if outcome is not None]
@@ -88,7 +92,7 @@ class Page:
         self._outcomes[index] = outcome
         key = self.batch[index].partition_key
         if key is not None:
-            self._failed_keys.add(key)
+            self._first_failures[key] = min(index, self._first_failures.get(key, index))
 
 
 def _held(key: str) -> Retry:
