@@ -69,8 +69,9 @@ def test_the_backlog_is_counted(capture: Capture, sqlite_engine: sa.Engine) -> N
 
 
 def test_a_locked_database_is_unavailable(capture: Capture, sqlite_url: str) -> None:
-    writer = sa.create_engine(sqlite_url)
-    impatient = open_capture(sa.create_engine(sqlite_url, connect_args={"timeout": 0}))
+    writer = sa.create_engine(sqlite_url, poolclass=sa.NullPool)
+    own = sa.create_engine(sqlite_url, connect_args={"timeout": 0}, poolclass=sa.NullPool)
+    impatient = open_capture(own)
     with writer.connect() as connection:
         connection.exec_driver_sql("BEGIN EXCLUSIVE")
         with pytest.raises(DatabaseUnavailableError, match="locked"):
@@ -94,7 +95,9 @@ def test_a_reader_in_wal_mode_does_not_wait_for_a_writer(
 
 
 def test_missing_tables_are_told_with_the_command_that_makes_them(tmp_path: Path) -> None:
-    capture = open_capture(sa.create_engine(f"sqlite:///{tmp_path}/empty.db"))
+    capture = open_capture(
+        sa.create_engine(f"sqlite:///{tmp_path}/empty.db", poolclass=sa.NullPool)
+    )
     with pytest.raises(ConfigurationError, match="outbox migrate"):
         capture.next_page(SerialPosition(0), 10)
 
@@ -102,7 +105,7 @@ def test_missing_tables_are_told_with_the_command_that_makes_them(tmp_path: Path
 def test_a_file_that_is_no_database_is_told(tmp_path: Path) -> None:
     path = tmp_path / "other.db"
     path.write_text("something else, long enough to be no header" * 100)
-    capture = open_capture(sa.create_engine(f"sqlite:///{path}"))
+    capture = open_capture(sa.create_engine(f"sqlite:///{path}", poolclass=sa.NullPool))
     with pytest.raises(ConfigurationError, match="no SQLite database"):
         capture.now()
 
