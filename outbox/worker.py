@@ -43,6 +43,11 @@ LETTERS_SECONDS: Final = 1.0
 """How often the worker looks for dead letters to be tried again."""
 PATIENCE_SECONDS: Final = 30.0
 """How long a worker that is to stop when idle waits for a broker that does not let it receive."""
+QUIET_SECONDS: Final = 5.0
+"""How long receiving goes on without an error before an outage counts as over. A client that has
+lost its broker says so now and then only, and returns nothing in between."""
+TELL_SECONDS: Final = 30.0
+"""The time between two log lines about one outage of the broker."""
 
 
 class Worker:
@@ -142,10 +147,14 @@ class Inlet:
         self._patience = None if idle_timeout is None else PATIENCE_SECONDS
         self._waits = BackOff(settings.retry_max_seconds)
         self._failed_at = 0.0
+        """When the outage began."""
+        self._last_failed_at = 0.0
+        self._told: tuple[str, float] | None = None
+        """What was logged last about the outage, and when."""
 
     @property
     def is_down(self) -> bool:
-        """The last receive failed."""
+        """Receiving failed, and neither an event nor a quiet time has shown that this is over."""
         return self._waits.attempt_count > 0
 
     def receive(self, stop: threading.Event) -> Sequence[Delivery]:
@@ -155,7 +164,12 @@ class Inlet:
         except (BrokerUnavailableError, DestinationRefusedError) as exc:
             self._back_off(exc, stop)
             return []
-        self._waits.reset()
+        if self.is_down and (
+            deliveries or time.monotonic() - self._last_failed_at >= QUIET_SECONDS
+        ):
+            self._waits.reset()
+            self._told = None
+            logger.info("receiving again")
         return deliveries
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
@@ -171,10 +185,12 @@ class Inlet:
             self._failed_at = now
         elif self._patience is not None and now - self._failed_at >= self._patience:
             raise error
-        seconds = self._waits.next()
-        facts = {"error": str(error), "wait_seconds": round(seconds, 2)}
-        logger.warning("cannot receive; waiting", extra=facts)
-        stop.wait(seconds)
+        text = str(error)
+        if self._told is None or self._told[0] != text or now - self._told[1] >= TELL_SECONDS:
+            self._told = (text, now)
+            logger.warning("cannot receive; waiting", extra={"error": text})
+        stop.wait(self._waits.next())
+        self._last_failed_at = time.monotonic()
 
 
 def open_worker(consumer: Consumer, settings: Settings) -> Worker:

@@ -413,6 +413,38 @@ def test_draining_ends_with_the_error_of_a_broker_that_stays_away(
     assert log.is_closed
 
 
+class FlickeringSubscriber(ListSubscriber):
+    """Is down for good, but says so at every other receive only."""
+
+    calls = 0
+
+    def receive(self, limit: int, timeout: float, /) -> Sequence[Delivery]:
+        self.calls += 1
+        if self.calls % 2:
+            raise BrokerUnavailableError("down")
+        return super().receive(limit, timeout)
+
+
+def test_an_outage_that_is_told_now_and_then_does_not_look_like_its_end(
+    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "PATIENCE_SECONDS", 1.0)
+    log = FlickeringSubscriber([])
+    with listening("cannot receive") as waits, pytest.raises(BrokerUnavailableError):
+        consume(consumer_of(engine), log)
+    assert log.calls > 2
+    assert waits.count == 1
+
+
+def test_an_outage_without_events_behind_it_is_over_after_a_quiet_time(
+    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "QUIET_SECONDS", 0.2)
+    log = FailingSubscriber([])
+    log.errors = [BrokerUnavailableError("down")]
+    assert consume(consumer_of(engine), log) == Counts()
+
+
 class RefusingSubscriber(ListSubscriber):
     """Cannot acknowledge."""
 
