@@ -10,6 +10,7 @@ from outbox import dead_letter
 from outbox.errors import DatabaseUnavailableError
 from relay import plan
 from relay.database import transaction
+from relay.stall import TELL_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -51,6 +52,8 @@ class Letters:
         self._publish = publish
         self._guarded = guarded
         self._next_look = time.monotonic()
+        self._told_at: float | None = None
+        """When it was logged last that the database is away."""
 
     @property
     def seconds_to_look(self) -> float:
@@ -62,12 +65,17 @@ class Letters:
         if self.seconds_to_look > 0:
             return NOTHING
         try:
-            return self.look()
+            result = self.look()
         except DatabaseUnavailableError as exc:
-            facts = {"route": self._route, "error": str(exc)}
-            log.warning("dead letters cannot be read now", extra=facts)
-            self._next_look = time.monotonic() + LOOK_SECONDS
+            now = time.monotonic()
+            if self._told_at is None or now - self._told_at >= TELL_SECONDS:
+                self._told_at = now
+                facts = {"route": self._route, "error": str(exc)}
+                log.warning("dead letters cannot be read now", extra=facts)
+            self._next_look = now + LOOK_SECONDS
             return NOTHING
+        self._told_at = None
+        return result
 
     def look(self) -> plan.Replayed:
         """Learn which keys are blocked, and publish the letters that are to be tried again.
