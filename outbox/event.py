@@ -138,14 +138,18 @@ def event(type: str, *, version: int = 1, key: str | None = None) -> Callable[[C
 
     Raises `EventDefinitionError` at import where the declaration cannot work.
     """
+    if not isinstance(type, str):
+        msg = 'name the event type: @outbox.event("shop.order.placed")'
+        raise EventDefinitionError(msg)
     if not TYPE_NAME.fullmatch(type):
         msg = (
             f"{type!r} cannot be an event type: use parts of letters, digits, '_' and '-' with"
             " dots between, for instance 'shop.order.placed'"
         )
         raise EventDefinitionError(msg)
-    if version < 1:
-        msg = f"the version of {type} is {version}; versions are counted from 1"
+    number: object = version  # what is written may be anything
+    if not isinstance(number, int) or number < 1:
+        msg = f"the version of {type} is {version!r}; versions are counted from 1"
         raise EventDefinitionError(msg)
 
     def register(cls: Class) -> Class:

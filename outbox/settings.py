@@ -18,13 +18,20 @@ from pydantic import (
     ValidationError,
     field_validator,
 )
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 from sqlalchemy.exc import ArgumentError
 
 from outbox.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from pydantic_core import ErrorDetails
 
 DEFAULT_FILE = Path("outbox.toml")
 MAX_RECORD_BYTES = 1_000_000
@@ -159,6 +166,12 @@ def load(path: Path | None = None) -> Settings:
     except ValidationError as exc:
         origin = str(file) if values else "the environment"
         raise ConfigurationError(describe(exc, origin)) from None
+    except SettingsError as exc:
+        msg = (
+            "in the environment: a list or a table is no JSON; write for instance"
+            """ OUTBOX_ROUTES__KAFKA__TYPES='["shop.*"]'"""
+        )
+        raise ConfigurationError(msg) from exc
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -182,7 +195,17 @@ def shown(url: sa.URL) -> str:
 def describe(error: ValidationError, origin: str, prefix: str = "") -> str:
     """Say which settings are wrong and why, without their values, which may be secret."""
     problems = [
-        f"{prefix}{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
+        f"{prefix}{'.'.join(str(part) for part in problem['loc'])}: {_sentence(problem)}"
         for problem in error.errors(include_input=False, include_url=False)
     ]
     return f"in {origin}: " + "; ".join(problems)
+
+
+def _sentence(problem: ErrorDetails) -> str:
+    match problem["type"]:
+        case "extra_forbidden":
+            return "there is no such setting"
+        case "missing":
+            return "is missing"
+        case _:
+            return problem["msg"].removeprefix("Value error, ")

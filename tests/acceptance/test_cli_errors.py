@@ -85,9 +85,19 @@ def test_bad_toml_is_told_with_file_and_line(program: Program) -> None:
 
 
 def test_a_setting_that_there_is_not_is_named(program: Program) -> None:
-    (program.folder / "outbox.toml").write_text('database_url = "sqlite://"\nrouts = 1\n')
+    (program.folder / "outbox.toml").write_text('databse_url = "sqlite://"\n')
     found = sentence(program.call("status"), 2)
-    assert found.startswith("in outbox.toml: routs: ")
+    assert found == (
+        "in outbox.toml: database_url: is missing; databse_url: there is no such setting"
+    )
+
+
+def test_a_list_in_the_environment_that_is_no_json_is_told_how_to_write(settled: Program) -> None:
+    done = settled.call("status", OUTBOX_ROUTES__KAFKA__TYPES="shop.*")
+    assert sentence(done, 2) == (
+        "in the environment: a list or a table is no JSON; write for instance"
+        """ OUTBOX_ROUTES__KAFKA__TYPES='["shop.*"]'"""
+    )
 
 
 @pytest.mark.parametrize(

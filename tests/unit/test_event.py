@@ -201,3 +201,13 @@ def test_a_validator_of_the_application_is_not_quoted() -> None:
     with pytest.raises(InvalidEventError, match="name: does not pass its validator") as caught:
         catalogue.of(Validated).dump(event)
     assert "secret" not in str(caught.value)
+
+
+def test_the_decorator_needs_its_parentheses() -> None:
+    with pytest.raises(EventDefinitionError, match=r"@outbox\.event\("):
+        outbox.event(Part)  # type: ignore[arg-type]  # what `@outbox.event` alone does
+
+
+def test_a_version_is_a_number() -> None:
+    with pytest.raises(EventDefinitionError, match="'1'"):
+        outbox.event("unit.version", version="1")  # type: ignore[arg-type]  # that is the mistake
