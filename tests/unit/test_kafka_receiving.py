@@ -98,6 +98,16 @@ def test_an_acknowledgement_after_the_partition_went_is_dropped(
     assert "t[0] was given to another member with events unsettled" in caplog.text
 
 
+def test_partitions_that_are_taken_are_logged_by_name(
+    subscriber: KafkaSubscriber, consumer: FakeConsumer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    member: Any = subscriber
+    member._on_assign(consumer, [TopicPartition(*PLACE), TopicPartition("t", 1)])
+    (record,) = caplog.records
+    assert vars(record)["partitions"] == ["t[0]", "t[1]"]
+
+
 def test_what_was_acknowledged_is_committed_before_the_partition_goes(
     subscriber: KafkaSubscriber, consumer: FakeConsumer
 ) -> None:

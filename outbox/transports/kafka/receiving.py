@@ -212,7 +212,8 @@ class KafkaSubscriber:
     def _on_assign(self, consumer: Consumer, places: list[TopicPartition]) -> None:
         del consumer
         self._owned.update(Partition(place.topic, place.partition) for place in places)
-        log.info("partitions taken", extra={"partitions": [str(place) for place in places]})
+        names = [f"{place.topic}[{place.partition}]" for place in places]
+        log.info("partitions taken", extra={"partitions": names})
 
     def _on_revoke(self, consumer: Consumer, places: list[TopicPartition]) -> None:
         del consumer
