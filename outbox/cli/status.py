@@ -69,8 +69,7 @@ def _show(output: Output, routes: list[RouteStatus], consumers: list[dict[str, A
             output.line(f"{route.route} {verb}{since}: {route.error}", "bold red")
     if consumers:
         output.line()
-        names = [column.title for column in CONSUMER_COLUMNS]
-        output.table(CONSUMER_COLUMNS, [[each[name] for name in names] for each in consumers])
+        output.table(CONSUMER_COLUMNS, [list(each.values()) for each in consumers])
 
 
 def _cells(route: RouteStatus) -> tuple[object, ...]:
@@ -105,8 +104,8 @@ def _consumers(engine: sa.Engine) -> list[dict[str, Any]]:
     return [
         {
             "consumer": name,
-            "dead": tally.get((name, "dead"), 0) + tally.get((name, "requested"), 0),
-            "parked": tally.get((name, "parked"), 0),
+            "dead_count": tally.get((name, "dead"), 0) + tally.get((name, "requested"), 0),
+            "parked_count": tally.get((name, "parked"), 0),
         }
         for name in sorted({owner for owner, _ in tally})
     ]

@@ -161,7 +161,7 @@ def test_status_counts_backlog_lag_and_letters(program: Program, url: str) -> No
     assert (route["backlog_count"], route["dead_count"], route["parked_count"]) == (2, 1, 1)
     assert route["lag_seconds"] >= 0
     assert route["oldest_at"].endswith("Z")
-    assert found["consumers"] == [{"consumer": "billing", "dead": 1, "parked": 0}]
+    assert found["consumers"] == [{"consumer": "billing", "dead_count": 1, "parked_count": 0}]
     text = printed(program.call("status"))
     assert "oldest unsent event of kafka: " in text
 
