@@ -110,8 +110,8 @@ def emit(
     if size > size_limit:
         raise EventTooLargeError(
             f"{event_type} would be a record of {size:,} bytes, the limit is {size_limit:,}: store"
-            " the bulk elsewhere and emit a reference to it, or raise max_record_bytes and the"
-            " broker's own limit"
+            " the bulk elsewhere and emit a reference to it, or raise size_limit (max_record_bytes"
+            " of an EventPublisher) and the broker's own limit"
         )
     _add(target, envelope)
     return envelope
