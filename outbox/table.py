@@ -209,6 +209,9 @@ outbox_checkpoint = sa.Table(
     "outbox_checkpoint",
     metadata,
     sa.Column("route", sa.Text, primary_key=True),
+    # Names the route beyond this database: a broker tells by it the relays of one route apart
+    # from those of a route that is called the same elsewhere.
+    sa.Column("identity", UUID, nullable=False, server_default=_random_uuid()),
     sa.Column("position", JsonObject),  # null: not started
     sa.Column("version", sa.BigInteger, nullable=False, server_default=sa.text("0")),
     sa.Column("token", sa.BigInteger, nullable=False, server_default=sa.text("0")),

@@ -193,6 +193,7 @@ def create_checkpoint() -> None:
     op.create_table(
         "outbox_checkpoint",
         sa.Column("route", sa.Text, primary_key=True),
+        sa.Column("identity", UUID, nullable=False, server_default=random_uuid()),
         sa.Column("position", JSON),
         sa.Column("version", sa.BigInteger, nullable=False, server_default=sa.text("0")),
         sa.Column("token", sa.BigInteger, nullable=False, server_default=sa.text("0")),
