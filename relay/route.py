@@ -86,6 +86,12 @@ class Route:
             if self._term is not None:
                 self._term.end()
 
+    def ring(self) -> None:
+        """Let it read at once where it is waiting for events; from any thread."""
+        with self._term_changes:
+            if self._term is not None:
+                self._term.ring()
+
     def is_over(self, wait_seconds: float) -> bool:
         """Tell whether it has ended, after waiting for it for a while."""
         self._thread.join(wait_seconds)

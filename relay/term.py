@@ -95,6 +95,13 @@ class Term:
         self._queue = PageQueue()
         self._filter = plan.TypeFilter(settings.types)
         self._stall = self._new_stall(self._report)
+        self._reader: Reader | None = None
+
+    def ring(self) -> None:
+        """Let an idle reader read at once; from any thread, at any moment of the term."""
+        reader = self._reader
+        if reader is not None:
+            reader.wakeup.ring()
 
     def end(self) -> None:
         """Finish what is under way, then stop; from any thread, more than once."""
@@ -136,7 +143,7 @@ class Term:
             self._publish,
             self._checkpoint.guarded,
         )
-        self._reader = Reader(
+        reader = self._reader = Reader(
             capture,
             position,
             self._settings.page_size,
@@ -145,10 +152,12 @@ class Term:
             self._new_stall().wait,
             self._ended,
         )
-        thread = threading.Thread(target=self._read, name=f"relay-{self._route}-reader")
+        thread = threading.Thread(
+            target=self._read, args=(reader,), name=f"relay-{self._route}-reader"
+        )
         thread.start()
         stack.callback(thread.join)
-        stack.callback(self._reader.wakeup.ring)
+        stack.callback(reader.wakeup.ring)
         stack.callback(self.end)
 
     def _start(self, capture: Capture) -> Any:
@@ -172,9 +181,9 @@ class Term:
         seconds = self._settings.retry_max_seconds
         return Stall(self._route, seconds, self._patience, self._ended, report)
 
-    def _read(self) -> None:
+    def _read(self, reader: Reader) -> None:
         try:
-            self._reader.run()
+            reader.run()
         except TermOverError:
             pass
         except BaseException as exc:  # noqa: BLE001  # the term ends by it and raises it
