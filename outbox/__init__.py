@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from outbox.consumer import Consumer
 from outbox.context import Context
+from outbox.doorbell import Doorbell
 from outbox.emitter import emit
 from outbox.envelope import Envelope
 from outbox.errors import (
@@ -49,6 +50,7 @@ __all__ = [
     "DatabaseUnavailableError",
     "DecodeError",
     "DestinationRefusedError",
+    "Doorbell",
     "Envelope",
     "EventDefinitionError",
     "EventPublisher",

@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, SessionTransaction
 
+from outbox.doorbell import note_written
 from outbox.errors import NoTransactionError, UsageError
 from outbox.insert import INSERT, insert, is_autocommit
 
@@ -42,6 +43,7 @@ class Pending:
     def write(self, connection: sa.Connection) -> None:
         """Insert all of it; after a failure it is still pending, so no commit can lose it."""
         insert(connection, self.envelopes)
+        note_written(connection)
         self.envelopes = []
 
 

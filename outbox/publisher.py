@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from outbox import settings as settings_module
+from outbox.doorbell import Doorbell
 from outbox.emitter import emit
 from outbox.errors import NoTransactionError
 from outbox.settings import MAX_RECORD_BYTES, Settings
@@ -40,20 +41,24 @@ class EventPublisher:
     `AsyncSession` to `outbox.emit` instead.
     """
 
-    def __init__(self, settings: Settings | sa.Engine | None = None) -> None:
+    def __init__(
+        self, settings: Settings | sa.Engine | None = None, *, doorbell: bool = False
+    ) -> None:
         """Take an engine, or settings, by default from `outbox.toml` and the environment.
 
-        The settings give the database, the events' `source` and the limit of their size.
+        The settings give the database, the events' `source` and the limit of their size. With
+        `doorbell` it has an `outbox.Doorbell` of its own, which `close` ends.
         """
         self._source: str | None = None
         self._size_limit = MAX_RECORD_BYTES
         if isinstance(settings, sa.Engine):
             self._engine = settings
-            return
-        settings = settings or settings_module.load()
-        self._engine = sa.create_engine(settings.url)
-        self._source = settings.source
-        self._size_limit = settings.max_record_bytes
+        else:
+            settings = settings or settings_module.load()
+            self._engine = sa.create_engine(settings.url)
+            self._source = settings.source
+            self._size_limit = settings.max_record_bytes
+        self._doorbell = Doorbell(self._engine) if doorbell else None
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
@@ -122,7 +127,12 @@ class EventPublisher:
         )
 
     def close(self) -> None:
-        """Close the pooled connections; idempotent, and the publisher stays usable."""
+        """Close the pooled connections and the doorbell; idempotent.
+
+        The publisher stays usable, and rings no more.
+        """
+        if self._doorbell is not None:
+            self._doorbell.close()
         self._engine.dispose()
 
     def _session(self) -> Session | None:
