@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from alembic import context
 
 from outbox import settings
+from outbox.engine import make_engine
 from outbox.migration import VERSION_TABLE
 from outbox.table import metadata
 
@@ -32,28 +33,24 @@ def run_offline() -> None:
 
 
 def run_online() -> None:
-    """Run what is missing; another process that does the same waits, then finds it done.
-
-    On PostgreSQL each revision is a transaction of its own; on SQLite they are one, because its
-    lock lasts as long as a transaction.
-    """
-    engine = sa.create_engine(url(), poolclass=sa.NullPool)
-    is_sqlite = engine.dialect.name == "sqlite"
-    if is_sqlite:
+    """Run what is missing in one transaction; another process that does the same waits for it."""
+    is_postgres = url().get_backend_name() == "postgresql"
+    # Whoever waited for the lock has to see what was done meanwhile.
+    options = {"isolation_level": "READ COMMITTED"} if is_postgres else {}
+    engine = make_engine(url(), "outbox migrate", poolclass=sa.NullPool, **options)
+    if engine.dialect.name == "sqlite":
         begin_by_hand(engine)
     with engine.connect() as connection:
-        if engine.dialect.name == "postgresql":
-            # Of the session, not of a transaction: it ends with the connection.
-            connection.exec_driver_sql(f"SELECT pg_advisory_lock({LOCK})")
-            connection.commit()
         context.configure(
             connection=connection,
             target_metadata=metadata,
             version_table=VERSION_TABLE,
-            transaction_per_migration=not is_sqlite,
             transactional_ddl=True,
         )
         with context.begin_transaction():
+            if is_postgres:
+                # Of the transaction, not of a session: behind a pooler that would keep it.
+                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK})")
             context.run_migrations()
 
 

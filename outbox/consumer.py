@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
+from outbox.engine import make_async_engine, make_engine
 from outbox.errors import ConfigurationError
 from outbox.handlers import Handlers
 
@@ -62,10 +63,8 @@ def _make_engine(name: str, database: str | sa.URL) -> sa.Engine | AsyncEngine:
     try:
         url = sa.make_url(database)
         if url.get_dialect().is_async:
-            from sqlalchemy.ext.asyncio import create_async_engine  # noqa: PLC0415  # needs greenlet
-
-            return create_async_engine(url)
-        return sa.create_engine(url)
+            return make_async_engine(url, f"outbox consumer {name}")
+        return make_engine(url, f"outbox consumer {name}")
     except (ArgumentError, NoSuchModuleError):
         raise ConfigurationError(
             f"the database of consumer {name!r} is no SQLAlchemy URL such as"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -37,6 +38,11 @@ def current(engine: sa.Engine) -> str | None:
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
         return context.get_current_revision()
+
+
+def head() -> str | None:
+    """Return the newest revision that this program knows."""
+    return ScriptDirectory(_folder()).get_current_head()
 
 
 def config(url: str | sa.URL) -> Config:

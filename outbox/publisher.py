@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from outbox import settings as settings_module
 from outbox.doorbell import Doorbell
 from outbox.emitter import emit
+from outbox.engine import make_engine
 from outbox.errors import NoTransactionError
 from outbox.settings import MAX_RECORD_BYTES, Settings
 
@@ -55,7 +56,7 @@ class EventPublisher:
             self._engine = settings
         else:
             settings = settings or settings_module.load()
-            self._engine = sa.create_engine(settings.url)
+            self._engine = make_engine(settings.url, "outbox publisher")
             self._source = settings.source
             self._size_limit = settings.max_record_bytes
         self._doorbell = Doorbell(self._engine) if doorbell else None

@@ -9,11 +9,13 @@ import signal
 import socket
 import threading
 import uuid
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from outbox.errors import ConfigurationError
+from outbox.transports import transport_of
+from relay import selfcheck
 from relay.database import make_engine
 from relay.route import Route, Until
 
@@ -81,7 +83,10 @@ class Relay:
         engine: sa.Engine | None = None,
         drain_timeout: float = DRAIN_SECONDS,
     ) -> None:
-        """Choose routes, by default all; raises `ConfigurationError` where there is none.
+        """Choose routes, by default all.
+
+        Raises `ConfigurationError` where there is none, and where the transport of one of them or
+        its settings are wrong: told before any of them is run.
 
         An `engine` that is given is used and left open. `drain_timeout` is how many seconds a
         relay that is to finish goes on without progress.
@@ -90,6 +95,8 @@ class Relay:
         if not names:
             raise ConfigurationError("there is no route to run: add [routes.NAME] to the settings")
         self._chosen = {name: settings.route(name) for name in names}
+        for name, route in self._chosen.items():
+            transport_of(name, route)
         self._settings = settings
         self._engine = engine
         self._drain_timeout = drain_timeout
@@ -115,8 +122,12 @@ class Relay:
             )
             for name, settings in self._chosen.items()
         ]
+        stop = stop or threading.Event()
         try:
-            _run_all(routes, stop or threading.Event())
+            with ExitStack() as stack:
+                if until is Until.FOREVER:
+                    stack.enter_context(_checking(engine))
+                _run_all(routes, stop)
         finally:
             if self._engine is None:
                 engine.dispose()
@@ -143,6 +154,19 @@ class Relay:
             thread.join()
         if raised:
             raise raised[0]
+
+
+@contextmanager
+def _checking(engine: sa.Engine) -> Iterator[None]:
+    """Tell meanwhile what is degraded; the routes need not wait for it."""
+    over = threading.Event()
+    thread = threading.Thread(target=selfcheck.tell, args=(engine, over), name="relay-selfcheck")
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def spare_collector() -> None:

@@ -10,35 +10,36 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from outbox import engine as engines
+from outbox.engine import is_psycopg
 from outbox.errors import ConfigurationError, DatabaseUnavailableError
 from outbox.settings import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_POSTGRES_OPTIONS: Final[dict[str, Any]] = {
-    "application_name": "outbox relay",
-    # A server that vanished is noticed within seconds, not when the system gives it up.
-    "connect_timeout": 10,
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
-    "tcp_user_timeout": 10_000,
-    # A connection pooler may give each transaction another session, where nothing is prepared.
-    "prepare_threshold": None,
-}
+NAME: Final = "outbox relay"
 
 _WRONG: Final = ("42", "3F", "28", "3D")
 """Classes of SQLSTATE that waiting does not cure: no such table, right, role or database."""
+
+_LIMITS: Final = {
+    "57014": "statement_timeout",
+    "55P03": "lock_timeout",
+    "25P03": "idle_in_transaction_session_timeout",
+    "57P05": "idle_session_timeout",
+    "25P04": "transaction_timeout",
+}
+"""The settings of a role that end its statements or sessions, by the SQLSTATE that they cause."""
 
 
 def make_engine(url: sa.URL) -> sa.Engine:
     """Make the relay's engine: as many connections as its routes need, none left hanging."""
     options: dict[str, Any] = {"poolclass": sa.QueuePool, "pool_size": 5, "max_overflow": -1}
-    if (url.get_backend_name(), url.get_driver_name()) != ("postgresql", "psycopg"):
-        return sa.create_engine(url, **options)
-    own = {name: _POSTGRES_OPTIONS[name] for name in _POSTGRES_OPTIONS.keys() - url.query}
+    if not is_psycopg(url):
+        return engines.make_engine(url, NAME, **options)
     # Its writes rest on their conditions; a stricter default would only fail some of them.
-    engine = sa.create_engine(url, connect_args=own, isolation_level="READ COMMITTED", **options)
+    engine = engines.make_engine(url, NAME, isolation_level="READ COMMITTED", **options)
     sa.event.listen(engine, "do_connect", _connect)
     return engine
 
@@ -53,12 +54,22 @@ def _connect(_dialect: object, _record: object, arguments: Any, options: Any) ->
 def transaction(engine: sa.Engine) -> Iterator[sa.Connection]:
     """Run a block in a transaction of its own.
 
-    Raises `DatabaseUnavailableError` where waiting may help: then the block may have been
-    committed or not. Raises `ConfigurationError` where tables or rights are missing.
+    Raises what `errors` does; after `DatabaseUnavailableError` the block may have been committed
+    or not.
+    """
+    with errors(engine), engine.begin() as connection:
+        yield connection
+
+
+@contextmanager
+def errors(engine: sa.Engine) -> Iterator[None]:
+    """Translate what a block on an engine raises.
+
+    Raises `DatabaseUnavailableError` where waiting may help, and `ConfigurationError` where tables
+    or rights are missing.
     """
     try:
-        with engine.begin() as connection:
-            yield connection
+        yield
     except DBAPIError as exc:
         raise _translated(engine, exc) from exc
     except PoolTimeoutError as exc:
@@ -75,7 +86,19 @@ def _translated(engine: sa.Engine, exc: DBAPIError) -> Exception:
         )
     if (state is not None and state.startswith(_WRONG)) or code == sqlite3.SQLITE_NOTADB:
         return ConfigurationError(f"{_name(engine)} refuses the relay: {exc.orig}")
-    return DatabaseUnavailableError(f"{_name(engine)} does not answer: {exc.orig}")
+    return unavailable(_name(engine), state, exc.orig)
+
+
+def unavailable(name: str, state: str | None, reason: object) -> DatabaseUnavailableError:
+    """Say what kept a statement from being done that may well be done later."""
+    reason = " ".join(str(reason).split())
+    setting = _LIMITS.get(state or "")
+    if setting is not None:
+        return DatabaseUnavailableError(
+            f"{name} cut the relay off by its {setting} ({reason}): `ALTER ROLE … SET {setting} ="
+            " 0` for the relay's role"
+        )
+    return DatabaseUnavailableError(f"{name} does not answer: {reason}")
 
 
 def _name(engine: sa.Engine) -> str:

@@ -16,7 +16,8 @@ import sqlalchemy as sa
 from outbox.migration import upgrade
 from tests.absence import mark, skipped_unless_ci
 from tests.pool import assert_all_given_back
-from tools.servers import PostgresServer, ServerAbsentError, postgres
+from tools.servers import PgBouncerServer, PostgresServer, ServerAbsentError, pgbouncer, postgres
+from tools.servers.pgbouncer import find_pgbouncer
 from tools.servers.postgres import find_binaries
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ VARIABLE = "OUTBOX_TEST_POSTGRES"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    mark(items, frozenset({"postgres_server", "own_postgres"}), "postgres")
+    mark(items, frozenset({"postgres_server", "own_postgres", "pooler"}), "postgres")
 
 
 def pytest_report_header() -> str:
@@ -89,6 +90,31 @@ def own_postgres() -> Iterator[PostgresServer]:
         find_binaries()
     with postgres() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def pooler(postgres_server: sa.URL) -> Iterator[PgBouncerServer]:
+    """The session's PgBouncer; each transaction gets the session that rested longest."""
+    with skipped_unless_ci():
+        find_pgbouncer()
+    host, port = postgres_server.host or "127.0.0.1", postgres_server.port or 5432
+    user = postgres_server.username or "postgres"
+    with pgbouncer(host, port, user=user, settings={"server_round_robin": "1"}) as server:
+        yield server
+
+
+@pytest.fixture
+def pooled_url(postgres_url: str, pooler: PgBouncerServer) -> str:
+    """The URL of a migrated database of the test's own, through PgBouncer."""
+    return pooler.through(postgres_url)
+
+
+@pytest.fixture
+def pooled_engine(pooled_url: str) -> Iterator[sa.Engine]:
+    """An application's engine on a database behind PgBouncer, as the runbook says."""
+    engine = sa.create_engine(pooled_url, connect_args={"prepare_threshold": None})
+    yield engine
+    assert_all_given_back(engine)
 
 
 @contextmanager

@@ -9,7 +9,17 @@ from typing import Annotated
 
 import typer
 
-from outbox.cli import consume, dead_letters, demo, events, migrate, relay, replay, status
+from outbox.cli import (
+    consume,
+    dead_letters,
+    demo,
+    doctor,
+    events,
+    migrate,
+    relay,
+    replay,
+    status,
+)
 from outbox.cli.errors import DONE, INTERRUPTED, USAGE, problem_of, report
 from outbox.cli.invocation import Invocation, of
 
@@ -27,6 +37,7 @@ app.command("status")(status.status)
 app.add_typer(events.app, name="events")
 app.add_typer(dead_letters.app, name="dead-letters")
 app.command("replay")(replay.replay)
+app.command("doctor")(doctor.doctor)
 
 
 def _print_version(asked: bool) -> None:  # noqa: FBT001  # typer passes the option's value

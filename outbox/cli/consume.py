@@ -17,6 +17,7 @@ from outbox.cli.process import (
     LogFormatOption,
     LogLevel,
     LogLevelOption,
+    check_transports,
     configure_logs,
     refuse_memory,
 )
@@ -57,7 +58,9 @@ def consume(
     idle_timeout = until_idle or (DRAIN_SECONDS if drain else None)
     settings = run.settings
     consumer = load(which)
-    refuse_memory(settings, [_route(run, consumer)])
+    route = _route(run, consumer)
+    check_transports(settings, [route])
+    refuse_memory(settings, [route])
     configure_logs(log_format, log_level)
     worker = open_worker(consumer, settings)
     stop = threading.Event()

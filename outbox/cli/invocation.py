@@ -6,21 +6,20 @@ import os
 import sys
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 import typer
 
 from outbox.cli.errors import USAGE, CommandLineError, FailedError
 from outbox.cli.output import Output
+from outbox.engine import make_engine
 from outbox.errors import ConfigurationError
 from outbox.settings import DEFAULT_FILE, Settings, load
 from outbox.table import outbox_checkpoint
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-CONNECT_SECONDS = 10
 
 
 @dataclass
@@ -54,11 +53,7 @@ class Invocation:
     @cached_property
     def engine(self) -> sa.Engine:
         """The database, with a connection for each use and none kept."""
-        url = self.settings.url
-        arguments: dict[str, Any] = {}
-        if url.get_backend_name() == "postgresql" and "connect_timeout" not in url.query:
-            arguments["connect_timeout"] = CONNECT_SECONDS
-        return sa.create_engine(url, poolclass=sa.NullPool, connect_args=arguments)
+        return make_engine(self.settings.url, "outbox", poolclass=sa.NullPool)
 
     def require_tables(self) -> None:
         """Raise what SQLAlchemy raises where the database or its tables cannot be used."""

@@ -10,6 +10,8 @@ import typer
 
 from outbox import log
 from outbox.cli.errors import CommandLineError
+from outbox.errors import ConfigurationError
+from outbox.transports import transport_of
 
 if TYPE_CHECKING:
     from outbox.settings import Settings
@@ -41,6 +43,15 @@ def configure_logs(log_format: LogFormat, level: LogLevel) -> None:
     """Show logs on standard error."""
     levels = logging.getLevelNamesMapping()
     log.configure(log_format.value, levels[level.value.upper()])
+
+
+def check_transports(settings: Settings, routes: list[str]) -> None:
+    """Raise `CommandLineError` where what a route says of its transport is wrong."""
+    for name in routes:
+        try:
+            transport_of(name, settings.route(name))
+        except ConfigurationError as exc:
+            raise CommandLineError(str(exc)) from exc
 
 
 def refuse_memory(settings: Settings, routes: list[str]) -> None:

@@ -17,6 +17,7 @@ from outbox.cli.process import (
     LogFormatOption,
     LogLevel,
     LogLevelOption,
+    check_transports,
     configure_logs,
     refuse_memory,
 )
@@ -61,6 +62,7 @@ def relay(
         raise CommandLineError(msg)
     until = Until.DRAINED if drain else Until.ONCE if once else Until.FOREVER
     names = run.route_names(route)
+    check_transports(run.settings, names)
     refuse_memory(run.settings, names)
     # A relay that runs waits for its database; one that starts says that it cannot reach it.
     run.require_tables()

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
 
-from outbox.errors import ConfigurationError, DatabaseUnavailableError
+from outbox.errors import ConfigurationError
 from outbox.settings import shown
+from relay.database import unavailable
 from relay.sql import statements
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ class ReadConnection:
             case psycopg.errors.FeatureNotSupported() | psycopg.errors.ReadOnlySqlTransaction():
                 return self._standby()
             case psycopg.OperationalError() | psycopg.InterfaceError():
-                return DatabaseUnavailableError(f"{self._name} does not answer: {exc}")
+                return unavailable(self._name, exc.sqlstate, exc)
             case _:
                 return exc
 

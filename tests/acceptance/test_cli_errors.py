@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from outbox.dead_letter import Failure
+from outbox.table import outbox_checkpoint
 from tests.acceptance.cli import Program, envelope, insert, set_aside
 
 if TYPE_CHECKING:
@@ -322,3 +323,30 @@ def test_an_unexpected_error_says_how_to_see_where(settled: Program) -> None:
     done = settled.run("--debug", "consume", "shop:billing")
     assert "Traceback" in done.stderr
     assert "ZeroDivisionError" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("route", "words"),
+    [
+        ({"TRANSPORT": "kafak"}, "routes.other.transport: there is no transport 'kafak'; use "),
+        ({"BOOTSTRAP_SERVER": NOWHERE}, "routes.other.bootstrap_server: there is no such setting"),
+        ({"TOPIC": "{typ}"}, "routes.other.topic: the topic '{typ}' has a place that is none of "),
+        ({"CLIENT": '{"acks": "0"}'}, "routes.other.client: acks must be "),
+    ],
+    ids=str,
+)
+def test_a_wrong_transport_of_any_route_is_told_before_one_of_them_is_run(
+    settled: Program, sqlite_engine: sa.Engine, route: dict[str, str], words: str
+) -> None:
+    values = {"TRANSPORT": "kafka", "BOOTSTRAP_SERVERS": NOWHERE} | route
+    environment = {f"OUTBOX_ROUTES__OTHER__{name}": value for name, value in values.items()}
+    for arguments in (["relay"], ["relay", "--drain"], ["relay", "--route", "other"]):
+        assert words in sentence(settled.run(*arguments, **environment), 2)
+    with sqlite_engine.connect() as connection:
+        assert connection.execute(sa.select(outbox_checkpoint)).all() == []
+
+
+def test_a_wrong_transport_of_a_route_that_is_not_run_does_not_matter(settled: Program) -> None:
+    environment = {"OUTBOX_ROUTES__OTHER__TRANSPORT": "kafak"}
+    done = settled.run("relay", "--route", "kafka", "--drain", **environment)
+    assert done.returncode == 0, done.stderr

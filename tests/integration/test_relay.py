@@ -384,30 +384,49 @@ def test_a_drain_beside_a_running_relay_says_who_has_the_lease(engine: sa.Engine
     assert holder in (summary.routes["m"].error or "")
 
 
+def lead_astray(engine: sa.Engine, route: str) -> None:
+    """Give a route a position of another kind of database, so that it cannot go on."""
+    kind = "serial" if engine.dialect.name == "postgresql" else "snapshot"
+    row = {"route": route, "position": {"kind": kind, "floor": 0}}
+    with engine.begin() as connection:
+        connection.execute(sa.insert(outbox_checkpoint).values(row))
+
+
 def test_a_wrong_route_ends_alone(engine: sa.Engine, caplog: pytest.LogCaptureFixture) -> None:
     world = make_world(engine)
-    routes = {
-        "bad": {"transport": "memory", "topic": "{nonsense}"},
-        "m": world.settings.routes["m"].model_dump(),
-    }
+    routes = {"bad": {"transport": "memory"}, "m": world.settings.routes["m"].model_dump()}
     url = engine.url.render_as_string(hide_password=False)
     settings = Settings.model_validate({"database_url": url, "routes": routes})
+    lead_astray(engine, "bad")
     world.emit("a")
     with Relay(settings, engine=engine).running():
         eventually(lambda: world.arrived() == ["a"])
     assert [r.levelname for r in caplog.records if r.getMessage() == "route ended"] == ["ERROR"]
     summary = Relay(settings, engine=engine).run(until=Until.DRAINED)
     assert summary.routes["m"].error is None
-    assert "routes.bad.topic" in (summary.routes["bad"].error or "")
+    assert "another kind of database" in (summary.routes["bad"].error or "")
     assert summary.exit_code == 1
     bad, good = route_status(engine, settings)
-    assert "routes.bad.topic" in (bad.error or "")
+    assert "another kind of database" in (bad.error or "")
     assert good.error is None
 
 
 def test_a_relay_with_no_route_left_ends(engine: sa.Engine) -> None:
-    world = make_world(engine, topic="{nonsense}")
+    world = make_world(engine)
+    lead_astray(engine, "m")
     assert world.relay().run().exit_code == 1
+
+
+def test_a_wrong_transport_of_one_route_is_told_before_any_is_run(engine: sa.Engine) -> None:
+    world = make_world(engine)
+    routes = {
+        "m": world.settings.routes["m"].model_dump(),
+        "bad": {"transport": "memory", "topic": "{nonsense}"},
+    }
+    url = engine.url.render_as_string(hide_password=False)
+    settings = Settings.model_validate({"database_url": url, "routes": routes})
+    with pytest.raises(ConfigurationError, match=r"routes\.bad\.topic"):
+        Relay(settings, engine=engine)
 
 
 def test_a_relay_without_routes_is_refused(engine: sa.Engine) -> None:

@@ -6,6 +6,9 @@
     with kafka(properties={"auto.create.topics.enable": "false"}) as broker:
         producer = Producer({"bootstrap.servers": broker.bootstrap_servers})
 
+    with postgres() as server, pgbouncer("127.0.0.1", server.port) as pooler:
+        ...
+
 A server keeps its data and its port over `stop()` or `kill()` and the next `start()`. From a shell,
 `python -m tools.servers --postgres --kafka -- COMMAND` runs a command with both at hand.
 """
@@ -13,14 +16,17 @@ A server keeps its data and its port over `stop()` or `kill()` and the next `sta
 from __future__ import annotations
 
 from tools.servers.kafka import KafkaServer, kafka
+from tools.servers.pgbouncer import PgBouncerServer, pgbouncer
 from tools.servers.postgres import PostgresServer, postgres
 from tools.servers.process import ServerAbsentError, ServerError
 
 __all__ = [
     "KafkaServer",
+    "PgBouncerServer",
     "PostgresServer",
     "ServerAbsentError",
     "ServerError",
     "kafka",
+    "pgbouncer",
     "postgres",
 ]

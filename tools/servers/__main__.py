@@ -19,6 +19,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from tools.servers.kafka import fetch_jars, find_java, find_maven, kafka
+from tools.servers.pgbouncer import find_pgbouncer
 from tools.servers.postgres import find_binaries, postgres
 from tools.servers.process import ServerAbsentError, ServerError
 
@@ -100,6 +101,7 @@ def _fetch() -> None:
     """Download the jars, and install Debian's packages where we may; say what is missing else."""
     packages: dict[str, Callable[[], object]] = {
         "postgresql": find_binaries,
+        "pgbouncer": find_pgbouncer,
         "default-jre-headless": find_java,
         "maven": find_maven,
     }
@@ -110,6 +112,7 @@ def _fetch() -> None:
         for step in (["update"], ["install", "--yes", "--no-install-recommends", *missing]):
             subprocess.run([apt, "-qq", *step], check=True, stdout=sys.stderr)
     find_binaries()
+    find_pgbouncer()
     find_java()
     fetch_jars()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pwd
 import re
 import shutil
 import signal
@@ -21,11 +20,11 @@ from tools.servers.process import (
     ServerError,
     ServerProcess,
     free_port,
+    unprivileged,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pwd import struct_passwd
 
 _SUPERUSER = "postgres"
 
@@ -57,7 +56,7 @@ class PostgresServer:
     def __init__(self, folder: Path, *, durable: bool, settings: Mapping[str, str]) -> None:
         self.port = free_port()
         self._folder = folder
-        self._owner = _owner()
+        self._owner = unprivileged("postgres")
         self._binaries = find_binaries()
         self._settings = {
             "listen_addresses": LOOPBACK,
@@ -154,14 +153,6 @@ class PostgresServer:
         )
         if made.returncode != 0:
             raise ServerError(f"initdb ended with code {made.returncode}:\n{made.stderr}")
-
-
-def _owner() -> struct_passwd | None:
-    """Return the user to run as: PostgreSQL refuses to run as root."""
-    if os.geteuid() != 0:
-        return None
-    names = {entry.pw_name: entry for entry in pwd.getpwall()}
-    return names.get("postgres") or names["nobody"]
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import random
 import signal
 import socket
@@ -43,6 +44,17 @@ def free_port() -> int:
                 continue
             return port
     raise ServerError(f"no free port found between {_PORTS.start} and {_PORTS.stop}")
+
+
+def unprivileged(name: str) -> struct_passwd | None:
+    """Return the user to run a server as that refuses to be root; None for our own.
+
+    It is `name`, or `nobody` where there is no such user.
+    """
+    if os.geteuid() != 0:
+        return None
+    users = {entry.pw_name: entry for entry in pwd.getpwall()}
+    return users.get(name) or users["nobody"]
 
 
 class ServerProcess:

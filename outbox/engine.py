@@ -1,0 +1,72 @@
+"""Engines that this library makes of a URL; on PostgreSQL they work behind a connection pooler.
+
+What stands in the URL wins over what stands here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import sqlalchemy as sa
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+_ARGUMENTS: Final[dict[str, Any]] = {
+    # A server that vanished is noticed within seconds, not when the system gives it up.
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "tcp_user_timeout": 10_000,
+    # A connection pooler may give each transaction another session, where nothing is prepared.
+    "prepare_threshold": None,
+}
+
+
+def make_engine(url: sa.URL, name: str, **options: Any) -> sa.Engine:
+    """Make an engine; `name` is what the server shows of its connections."""
+    engine = sa.create_engine(url, connect_args=_arguments(url, name), **options)
+    _tame(engine)
+    return engine
+
+
+def make_async_engine(url: sa.URL, name: str) -> AsyncEngine:
+    """Make an engine for asyncio, as above."""
+    from sqlalchemy.ext.asyncio import create_async_engine  # noqa: PLC0415  # needs greenlet
+
+    engine = create_async_engine(url, connect_args=_arguments(url, name))
+    _tame(engine.sync_engine)
+    return engine
+
+
+def is_psycopg(url: sa.URL) -> bool:
+    """Tell whether a URL leads to PostgreSQL by psycopg 3, sync or async."""
+    return url.get_backend_name() == "postgresql" and url.get_driver_name() in {
+        "psycopg",
+        "psycopg_async",
+    }
+
+
+def _arguments(url: sa.URL, name: str) -> dict[str, Any]:
+    if not is_psycopg(url):
+        return {}
+    arguments = {"application_name": name, **_ARGUMENTS}
+    return {key: value for key, value in arguments.items() if key not in url.query}
+
+
+def _tame(engine: sa.Engine) -> None:
+    if is_psycopg(engine.url):
+        sa.event.listen(engine, "connect", _expect_iso_dates)
+
+
+def _expect_iso_dates(connection: Any, _record: object) -> None:
+    """Have dates in ISO style, the only one that the driver reads, where the role has another.
+
+    PgBouncer tracks this setting, so it stays with the client, whatever the session.
+    """
+    driver = getattr(connection, "driver_connection", connection)
+    if not driver.info.parameter_status("DateStyle").startswith("ISO"):
+        cursor = connection.cursor()
+        cursor.execute("SET DateStyle TO ISO")
+        cursor.close()
+        connection.commit()

@@ -1,0 +1,32 @@
+-- name: settings
+-- What this session goes by; each role may have its own.
+SELECT name, setting
+  FROM pg_settings
+ WHERE name IN (
+    'server_version', 'server_version_num', 'server_encoding', 'synchronous_commit', 'fsync', 'full_page_writes',
+    'default_transaction_isolation', 'default_transaction_read_only', 'statement_timeout', 'lock_timeout',
+    'idle_in_transaction_session_timeout', 'idle_session_timeout', 'transaction_timeout',
+    'max_connections', 'superuser_reserved_connections'
+ );
+
+-- name: connections
+-- Every role may read these; which of its lines pg_stat_activity fills depends on the role.
+SELECT coalesce(sum(numbackends), 0)::integer FROM pg_stat_database;
+
+-- name: rights
+-- What the role lacks of that which the relay needs.
+SELECT needed.relation, needed.privilege
+  FROM (VALUES
+    ('outbox_event', 'SELECT'),
+    ('outbox_incarnation', 'SELECT'), ('outbox_incarnation', 'INSERT'),
+    ('outbox_checkpoint', 'SELECT'), ('outbox_checkpoint', 'INSERT'), ('outbox_checkpoint', 'UPDATE'),
+    ('outbox_dead_letter', 'SELECT'), ('outbox_dead_letter', 'INSERT'), ('outbox_dead_letter', 'UPDATE'),
+    ('outbox_dead_letter', 'DELETE')
+  ) AS needed (relation, privilege)
+ WHERE NOT has_table_privilege(needed.relation, needed.privilege)
+UNION ALL
+SELECT 'FUNCTION pg_control_system()', 'EXECUTE'
+ WHERE NOT has_function_privilege('pg_control_system()', 'EXECUTE');
+
+-- name: clock
+SELECT extract(epoch FROM clock_timestamp())::float8;

@@ -1,0 +1,257 @@
+"""Emit, relay, worker and migrations through PgBouncer in transaction mode."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+import uuid
+from collections import defaultdict
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+import outbox
+from outbox import migration
+from outbox.consumer import Consumer
+from outbox.dead_letter import Filter, request
+from outbox.engine import make_async_engine, make_engine
+from outbox.errors import DatabaseUnavailableError
+from outbox.publisher import EventPublisher
+from outbox.settings import Settings
+from outbox.table import outbox_checkpoint
+from outbox.transports.memory import MemoryBroker
+from outbox.worker import open_worker
+from relay import database
+from relay.capture import open_capture
+from relay.daemon import Relay, Until
+from relay.pooler import Pooling, find_pooling
+from tests.integration.consuming import TYPE, Base, Counted, effects, letters, write
+from tools.servers import pgbouncer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tools.servers import PgBouncerServer
+
+TOPIC = TYPE.rpartition(".")[0]
+
+
+def eventually(fact: Callable[[], object], seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not fact():
+        assert time.monotonic() < deadline, "it did not become true"
+        time.sleep(0.01)
+
+
+@contextmanager
+def many_sessions(url: str) -> Iterator[None]:
+    """Have the pooler hold several sessions of a database, so that clients change between them."""
+    with ExitStack() as stack:
+        for _ in range(4):
+            connection = stack.enter_context(psycopg.connect(dsn(url), prepare_threshold=None))
+            connection.execute("SELECT 1")
+        # In a transaction each: there are as many sessions as clients now.
+    yield
+
+
+def dsn(url: str) -> str:
+    return sa.make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+def settings_for(url: str, **route: Any) -> Settings:
+    options = {"transport": "memory", "broker": uuid.uuid4().hex} | route
+    return Settings.model_validate({"database_url": url, "routes": {"m": options}})
+
+
+def broker_of(settings: Settings) -> MemoryBroker:
+    return MemoryBroker.named(settings.routes["m"].options["broker"])
+
+
+def alter_database(engine: sa.Engine, setting: str) -> None:
+    """Set what each later session of this database begins with."""
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f'ALTER DATABASE "{engine.url.database}" SET {setting}')
+
+
+def test_what_is_emitted_through_a_pooler_is_relayed_and_handled_through_it_once_in_order(
+    pooled_url: str, pooled_engine: sa.Engine
+) -> None:
+    settings = settings_for(pooled_url)
+    Base.metadata.create_all(pooled_engine)
+    publisher = EventPublisher(settings)
+    consumer = Consumer("tests", database=pooled_url)
+    consumer.on(Counted)(write)
+    counts = []
+
+    def emit(key: str) -> None:
+        for n in range(0, 60, 3):
+            with Session(pooled_engine) as session, session.begin():
+                outbox.emit(session, Counted(key=key, n=n))
+            with pooled_engine.begin() as connection:
+                outbox.emit(connection, Counted(key=key, n=n + 1))
+            with publisher.transaction():
+                publisher.publish(Counted(key=key, n=n + 2))
+
+    def work() -> None:
+        counts.append(open_worker(consumer, settings).run(threading.Event(), idle_timeout=3))
+
+    threads = [threading.Thread(target=emit, args=[key]) for key in "abcd"]
+    threads.append(threading.Thread(target=work))
+    with many_sessions(pooled_url), Relay(settings).running():
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert [(count.handled, count.duplicate, count.dead) for count in counts] == [(240, 0, 0)]
+    by_key: dict[str, list[int]] = defaultdict(list)
+    for key, n in effects(pooled_engine):
+        by_key[key].append(n)
+    assert by_key == {key: list(range(60)) for key in "abcd"}
+    assert len(broker_of(settings).messages(TOPIC)) == 240
+    publisher._engine.dispose()
+    assert isinstance(consumer.engine, sa.Engine)
+    consumer.engine.dispose()
+
+
+def test_an_async_worker_made_of_a_url_prepares_nothing(pooled_url: str) -> None:
+    async def run() -> None:
+        engine = make_async_engine(sa.make_url(pooled_url), "tests")
+        for _ in range(12):
+            async with engine.begin() as first, engine.begin() as second:
+                await first.execute(sa.select(outbox_checkpoint))
+                await second.execute(sa.select(outbox_checkpoint))
+        await engine.dispose()
+
+    with many_sessions(pooled_url):
+        asyncio.run(run())
+
+
+def test_dead_letters_are_written_and_replayed_through_a_pooler(
+    pooled_url: str, pooled_engine: sa.Engine
+) -> None:
+    settings = settings_for(pooled_url)
+    with pooled_engine.begin() as connection:
+        outbox.emit(connection, Counted(key="bad", n=1), topic="no topic")
+        outbox.emit(connection, Counted(key="bad", n=2))
+    with many_sessions(pooled_url):
+        summary = Relay(settings).run(until=Until.DRAINED).routes["m"]
+        assert (summary.dead, summary.parked) == (1, 1)
+        with pooled_engine.begin() as connection:
+            connection.exec_driver_sql(
+                "UPDATE outbox_dead_letter SET topic = NULL WHERE status = 'dead'"
+            )
+            request(connection, Filter())
+        assert Relay(settings).run(until=Until.DRAINED).routes["m"].published == 2
+    assert letters(pooled_engine) == []
+
+
+def test_a_migration_through_a_pooler_leaves_no_lock_behind(
+    postgres_empty_url: str, pooler: PgBouncerServer
+) -> None:
+    url = pooler.through(postgres_empty_url)
+    with many_sessions(url):
+        migration.upgrade(url)
+        migration.upgrade(url)
+    engine = sa.create_engine(postgres_empty_url, poolclass=sa.NullPool)
+    assert migration.current(engine) == migration.head()
+    with engine.connect() as connection:
+        query = (
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database ="
+            " (SELECT oid FROM pg_database WHERE datname = current_database())"
+        )
+        assert connection.exec_driver_sql(query).scalar_one() == 0
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [
+        ({}, Pooling.TRANSACTION),
+        ({"server_round_robin": "1"}, Pooling.TRANSACTION),
+        ({"default_pool_size": "1"}, Pooling.TRANSACTION),
+        ({"pool_mode": "session"}, Pooling.SESSION),
+    ],
+    ids=str,
+)
+def test_a_pooler_is_found_with_its_mode(
+    postgres_url: str, mode: dict[str, str], expected: Pooling
+) -> None:
+    server = sa.make_url(postgres_url)
+    with pgbouncer(
+        server.host or "", server.port or 0, user=server.username or "", settings=mode
+    ) as pooler:
+        url = pooler.through(postgres_url)
+        if "default_pool_size" not in mode and "pool_mode" not in mode:
+            with many_sessions(url):
+                assert found(url) is expected
+        assert found(url) is expected
+
+
+def test_a_server_without_a_pooler_is_not_taken_for_one(postgres_url: str) -> None:
+    assert found(postgres_url) is Pooling.NONE
+
+
+def found(url: str) -> Pooling:
+    engine = make_engine(sa.make_url(url), "tests", isolation_level="READ COMMITTED")
+    try:
+        return find_pooling(engine)
+    finally:
+        engine.dispose()
+
+
+def test_a_relay_says_once_at_its_start_what_a_pooler_takes_from_it(
+    pooled_url: str, pooled_engine: sa.Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    def told() -> list[str]:
+        records = [record for record in caplog.records if record.name == "relay.selfcheck"]
+        return [str(record.__dict__["check"]) for record in records]
+
+    settings = settings_for(pooled_url)
+    with caplog.at_level(logging.WARNING), Relay(settings).running():
+        eventually(lambda: "pooler" in told())
+        with pooled_engine.begin() as connection:
+            outbox.emit(connection, Counted(key="k", n=1))
+        eventually(lambda: broker_of(settings).messages(TOPIC))
+    assert told().count("pooler") == 1
+
+
+@pytest.mark.parametrize("through", ["postgres", "pooler"])
+def test_dates_are_read_whatever_style_a_role_has(
+    postgres_engine: sa.Engine, through: str, request: pytest.FixtureRequest
+) -> None:
+    alter_database(postgres_engine, "DateStyle = 'SQL, DMY'")
+    url = postgres_engine.url.render_as_string(hide_password=False)
+    if through == "pooler":
+        url = request.getfixturevalue("pooler").through(url)
+        with many_sessions(url):
+            pass
+    engine = database.make_engine(sa.make_url(url))
+    for _ in range(6):
+        with engine.begin() as connection, engine.begin() as another:
+            for each in (connection, another):
+                assert each.scalar(sa.select(sa.func.clock_timestamp())) is not None
+    engine.dispose()
+
+
+def test_a_time_out_of_the_role_is_told_as_such(postgres_engine: sa.Engine) -> None:
+    alter_database(postgres_engine, "statement_timeout = '50ms'")
+    alter_database(postgres_engine, "lock_timeout = '20ms'")
+    engine = database.make_engine(postgres_engine.url)
+    with (
+        pytest.raises(DatabaseUnavailableError, match=r"by its statement_timeout .*ALTER ROLE"),
+        database.transaction(engine) as connection,
+    ):
+        connection.exec_driver_sql("SELECT pg_sleep(10)")
+    capture = open_capture(engine)
+    position = capture.beginning()
+    with postgres_engine.begin() as connection:
+        connection.exec_driver_sql("LOCK TABLE outbox_event IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(DatabaseUnavailableError, match=r"by its lock_timeout .*ALTER ROLE"):
+            capture.next_page(position, 10)
+    capture.close()
+    engine.dispose()
