@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 from datetime import UTC, datetime
 from functools import lru_cache
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -42,12 +43,17 @@ ATTRIBUTES: Final = frozenset(
 
 def stored_headers(envelope: Envelope) -> dict[str, str]:
     """Return the `headers` column of an envelope: its extensions and the application's own."""
-    stored = dict(envelope.headers)
-    for name, field in EXTENSIONS.items():
-        value = getattr(envelope, field)
-        if value is not None:
-            stored[name] = value
-    return stored
+    values = _extensions(envelope)
+    if not any(values):
+        return dict(envelope.headers)
+    extensions = zip(EXTENSIONS, values, strict=True)
+    return {
+        **envelope.headers,
+        **{name: value for name, value in extensions if value is not None},
+    }
+
+
+_extensions: Final = attrgetter(*EXTENSIONS.values())
 
 
 def from_row(
@@ -118,6 +124,22 @@ def size_of(envelope: Envelope) -> int:
     """Return how many bytes of data, key and headers its record has, without its framing."""
     headers = sum(len(name.encode()) + len(value) for name, value in to_headers(envelope))
     return len(envelope.data) + len((envelope.partition_key or "").encode()) + headers
+
+
+def may_exceed(envelope: Envelope, limit: int) -> bool:
+    """Tell at once that `size_of` is within a limit, or that it has to be asked."""
+    texts = (*_texts(envelope), *envelope.headers, *envelope.headers.values())
+    letters = sum(map(len, filter(None, texts)))
+    return len(envelope.data) + _BYTES_OF_A_LETTER * letters + _BYTES_OF_THE_REST > limit
+
+
+_texts: Final = attrgetter(
+    "id", "source", "type", "content_type", "subject", "partition_key", *EXTENSIONS.values()
+)
+_BYTES_OF_A_LETTER: Final = 4
+"""At most."""
+_BYTES_OF_THE_REST: Final = 500
+"""More than the attributes' names, the time and the numbers take."""
 
 
 def to_headers(envelope: Envelope, prefix: str = "ce_") -> list[tuple[str, bytes]]:

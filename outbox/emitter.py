@@ -13,9 +13,9 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session, scoped_session
 
 from outbox import pending
-from outbox.codec import ATTRIBUTES, PREFIX, size_of
+from outbox.codec import ATTRIBUTES, PREFIX, may_exceed, size_of
 from outbox.context import cause
-from outbox.envelope import MAX_NAME_BYTES, Envelope, new_id
+from outbox.envelope import JSON_CONTENT_TYPE, MAX_NAME_BYTES, Draft, new_id
 from outbox.errors import EventTooLargeError, InvalidEventError, NoTransactionError, UsageError
 from outbox.event import catalogue
 from outbox.insert import insert_sqlite, statement
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import psycopg
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
 
+    from outbox.envelope import Envelope
     from outbox.event import EventType
 
     Target: TypeAlias = (
@@ -37,6 +38,24 @@ if TYPE_CHECKING:
         | psycopg.Connection[Any]
         | sqlite3.Connection
     )
+
+
+class Attributes(TypedDict, total=False):
+    """What `emit` takes about an event, for those that pass it on."""
+
+    key: str | None
+    topic: str | None
+    subject: str | None
+    headers: Mapping[str, str] | None
+    id: str | uuid.UUID | None
+    time: datetime | None
+    source: str | None
+    actor: str | None
+    correlation_id: str | None
+    causation_id: str | None
+    traceparent: str | None
+    tracestate: str | None
+    dataschema: str | None
 
 
 def emit(
@@ -84,37 +103,43 @@ def emit(
     headers, and `UsageError` for another target.
     """
     event_type = catalogue.of(type(event))
-    envelope = Envelope(
-        id=new_id() if id is None else _id(id),
-        source=_name("source", source),
-        type=event_type.name,
-        version=event_type.version,
-        time=datetime.now(UTC) if time is None else _time(time),
-        data=event_type.dump(event),
-        subject=_text("subject", subject),
-        partition_key=_key(event_type, event) if key is None else _name("key", key),
-        topic=_text("topic", topic),
-        dataschema=_text("dataschema", dataschema),
-        headers={} if headers is None else _headers(headers),
-        **_inherit(
-            {
-                "actor": _text("actor", actor),
-                "correlation_id": _text("correlation_id", correlation_id),
-                "causation_id": _text("causation_id", causation_id),
-                "traceparent": _text("traceparent", traceparent),
-                "tracestate": _text("tracestate", tracestate),
-            }
-        ),
-    )
+    draft = Draft()
+    draft.id = new_id() if id is None else _id(id)
+    draft.source = _name("source", source)
+    draft.type = event_type.name
+    draft.version = event_type.version
+    draft.time = datetime.now(UTC) if time is None else _time(time)
+    draft.content_type = JSON_CONTENT_TYPE
+    draft.data = event_type.dump(event)
+    draft.subject = _text("subject", subject)
+    draft.partition_key = _key(event_type, event) if key is None else _name("key", key)
+    draft.topic = _text("topic", topic)
+    draft.dataschema = _text("dataschema", dataschema)
+    draft.headers = {} if headers is None else _headers(headers)
+    draft.actor = _text("actor", actor)
+    draft.correlation_id = _text("correlation_id", correlation_id)
+    draft.causation_id = _text("causation_id", causation_id)
+    draft.traceparent = _text("traceparent", traceparent)
+    draft.tracestate = _text("tracestate", tracestate)
+    draft.sequence = None
+    handled = cause.get()
+    if handled is not None:
+        _inherit(draft, handled)
+    envelope = draft.finish()
+    if may_exceed(envelope, size_limit):
+        _check_size(event_type, envelope, size_limit)
+    _add(target, envelope)
+    return envelope
+
+
+def _check_size(event_type: EventType, envelope: Envelope, limit: int) -> None:
     size = size_of(envelope)
-    if size > size_limit:
+    if size > limit:
         raise EventTooLargeError(
-            f"{event_type} would be a record of {size:,} bytes, the limit is {size_limit:,}: store"
+            f"{event_type} would be a record of {size:,} bytes, the limit is {limit:,}: store"
             " the bulk elsewhere and emit a reference to it, or raise size_limit (max_record_bytes"
             " of an EventPublisher) and the broker's own limit"
         )
-    _add(target, envelope)
-    return envelope
 
 
 def _add(target: object, envelope: Envelope) -> None:
@@ -194,29 +219,14 @@ def _insert_sqlite(connection: sqlite3.Connection, envelope: Envelope) -> None:
     insert_sqlite(connection, envelope)
 
 
-class _Chain(TypedDict):
-    """Who and what caused an event."""
-
-    actor: str | None
-    correlation_id: str | None
-    causation_id: str | None
-    traceparent: str | None
-    tracestate: str | None
-
-
-def _inherit(given: _Chain) -> _Chain:
-    """Fill in from the event being handled, if there is one, what was not given."""
-    handled = cause.get()
-    if handled is None:
-        return given
-    is_own_trace = given["traceparent"] is not None  # its state belongs to it
-    return {
-        "actor": given["actor"] or handled.actor,
-        "correlation_id": given["correlation_id"] or handled.correlation_id or handled.id,
-        "causation_id": given["causation_id"] or handled.id,
-        "traceparent": given["traceparent"] or handled.traceparent,
-        "tracestate": given["tracestate"] or (None if is_own_trace else handled.tracestate),
-    }
+def _inherit(draft: Draft, handled: Envelope) -> None:
+    """Fill in from the event being handled what was not given."""
+    is_own_trace = draft.traceparent is not None  # its state belongs to it
+    draft.actor = draft.actor or handled.actor
+    draft.correlation_id = draft.correlation_id or handled.correlation_id or handled.id
+    draft.causation_id = draft.causation_id or handled.id
+    draft.traceparent = draft.traceparent or handled.traceparent
+    draft.tracestate = draft.tracestate or (None if is_own_trace else handled.tracestate)
 
 
 def _text(name: str, value: str | None) -> str | None:
@@ -227,7 +237,7 @@ def _text(name: str, value: str | None) -> str | None:
         raise InvalidEventError(f"{name} has to be a str, not {type(value).__name__}")
     if not value:
         raise InvalidEventError(f"{name} is empty: give it a value, or leave it out")
-    if "\0" in value or not _is_unicode(value):
+    if "\0" in value or not (value.isascii() or _is_unicode(value)):
         raise InvalidEventError(f"{name} has a character that no database stores as text")
     return value
 
@@ -251,7 +261,12 @@ def _is_unicode(value: str) -> bool:
 
 
 def _key(event_type: EventType, event: object) -> str | None:
-    return _name(f"the key field {event_type.key!r} of {event_type}", event_type.key_of(event))
+    key = event_type.key_of(event)
+    try:
+        return _name("key", key)
+    except InvalidEventError:
+        _name(f"the key field {event_type.key!r} of {event_type}", key)  # raises with that name
+        raise
 
 
 def _id(value: str | uuid.UUID) -> str:

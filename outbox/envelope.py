@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import time as clock
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -62,6 +62,27 @@ class Envelope:
     """Its number in the outbox table; None until it has been read from there."""
 
 
+class Draft:
+    """An envelope that is still to be filled, where envelopes are made by the thousand.
+
+    A frozen dataclass sets its fields by a call each, which takes longer than all the rest of
+    reading a message. A draft has the same slots, is filled by plain assignments, every one of
+    them, and then declared to be an envelope.
+    """
+
+    __slots__ = tuple(field.name for field in fields(Envelope))
+
+    if TYPE_CHECKING:
+
+        def __setattr__(self, name: str, value: object) -> None: ...
+        def __getattr__(self, name: str) -> Any: ...
+
+    def finish(self) -> Envelope:
+        """Return this object as the envelope that it now is."""
+        self.__class__ = Envelope  # type: ignore[assignment]  # the same slots: no copy is needed
+        return self  # type: ignore[return-value]  # it has just become one
+
+
 class _Ids:
     """Makes UUIDv7s that increase within this process, from any thread."""
 
@@ -83,12 +104,15 @@ class _Ids:
             if value <= self._last:
                 value = self._last + 1 + (random & 0xFFFF_FFFF)
             self._last = value
-        high, low = value >> _LOW_BITS, value & (1 << _LOW_BITS) - 1
-        digits = f"{high >> 12:012x}7{high & 0xFFF:03x}{0b10 << _LOW_BITS | low:016x}"
-        return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
+        high, low = value >> _LOW_BITS, value & _LOW
+        # The version stands between the time and the 12 high bits, the variant above the low ones.
+        number = (high >> 12 << 16 | 0x7000 | high & 0xFFF) << 64 | 0b10 << _LOW_BITS | low
+        digits = number.to_bytes(16).hex()
+        return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 _LOW_BITS: Final = 62
+_LOW: Final = (1 << _LOW_BITS) - 1
 _RANDOM_BITS: Final = 12 + _LOW_BITS
 _ids: Final = _Ids()
 os.register_at_fork(after_in_child=_ids.forget)

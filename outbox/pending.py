@@ -67,7 +67,7 @@ def add_to_session(session: Session, envelope: Envelope) -> None:
     if not pending.envelopes:
         _check_bind(session)
     pending.envelopes.append(envelope)
-    if _level(session) in pending.commits:
+    if pending.commits and _level(session) in pending.commits:
         _write_late(session, pending)
 
 

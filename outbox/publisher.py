@@ -17,10 +17,10 @@ from outbox.errors import NoTransactionError
 from outbox.settings import MAX_RECORD_BYTES, Settings
 
 if TYPE_CHECKING:
-    import uuid
     from collections.abc import Iterator, Mapping
-    from datetime import datetime
+    from typing import Unpack
 
+    from outbox.emitter import Attributes
     from outbox.envelope import Envelope
 
 _ambient: ContextVar[Mapping[EventPublisher, Session] | None] = ContextVar(
@@ -80,24 +80,7 @@ class EventPublisher:
             finally:
                 _ambient.reset(token)
 
-    def publish(
-        self,
-        event: object,
-        *,
-        key: str | None = None,
-        topic: str | None = None,
-        subject: str | None = None,
-        headers: Mapping[str, str] | None = None,
-        id: str | uuid.UUID | None = None,  # noqa: A002  # CloudEvents calls it so
-        time: datetime | None = None,
-        source: str | None = None,
-        actor: str | None = None,
-        correlation_id: str | None = None,
-        causation_id: str | None = None,
-        traceparent: str | None = None,
-        tracestate: str | None = None,
-        dataschema: str | None = None,
-    ) -> Envelope:
+    def publish(self, event: object, **attributes: Unpack[Attributes]) -> Envelope:
         """Emit an event in the surrounding transaction; see `outbox.emit`.
 
         Raises `NoTransactionError` outside of `transaction()`, and what `emit` raises.
@@ -108,24 +91,8 @@ class EventPublisher:
                 "no transaction surrounds this call: publish inside `with publisher.transaction():`"
                 " of the same publisher and thread, or pass a session to outbox.emit"
             )
-        return emit(
-            session,
-            event,
-            key=key,
-            topic=topic,
-            subject=subject,
-            headers=headers,
-            id=id,
-            time=time,
-            source=source or self._source,
-            actor=actor,
-            correlation_id=correlation_id,
-            causation_id=causation_id,
-            traceparent=traceparent,
-            tracestate=tracestate,
-            dataschema=dataschema,
-            size_limit=self._size_limit,
-        )
+        attributes["source"] = attributes.get("source") or self._source
+        return emit(session, event, size_limit=self._size_limit, **attributes)
 
     def close(self) -> None:
         """Close the pooled connections and the doorbell; idempotent.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import FrozenInstanceError, dataclass, replace
 from datetime import UTC, datetime, timedelta, timezone
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import pytest
 from pydantic import BaseModel
@@ -186,6 +186,29 @@ def test_invalid_data_is_refused_without_being_quoted(session: Session) -> None:
 def test_a_misfit_names_the_field_and_the_rule(session: Session) -> None:
     with pytest.raises(InvalidEventError, match="count: Input should be a valid integer"):
         outbox.emit(session, Recorded("a", "x"))  # type: ignore[arg-type]  # that is the point
+
+
+@outbox.event("test.measured")
+class Measured(TypedDict):
+    name: Any
+    reading: Any
+
+
+def test_a_field_that_cannot_become_json_is_named(session: Session) -> None:
+    with pytest.raises(InvalidEventError, match="Recorded: name: has a value that cannot become"):
+        outbox.emit(session, Recorded(object(), 1))  # type: ignore[arg-type]  # that is the point
+    with pytest.raises(InvalidEventError, match="Measured: reading: has a value that cannot"):
+        outbox.emit(session, Measured(name="a", reading={"at": [object()]}))
+    wrong: dict[str, Any] = {"name": "\udc00", "key": object()}
+    with pytest.raises(InvalidEventError, match="Happened: key, name: has a value that cannot"):
+        outbox.emit(session, Happened.model_construct(**wrong))
+
+
+def test_the_envelope_is_complete_and_frozen(session: Session) -> None:
+    envelope = emit(session, "a")
+    assert replace(envelope) == envelope
+    with pytest.raises(FrozenInstanceError):
+        envelope.subject = "s"  # type: ignore[misc]  # that is the point
 
 
 def test_an_event_over_the_limit_is_refused_with_both_sizes(session: Session) -> None:

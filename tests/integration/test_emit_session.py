@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -413,3 +414,12 @@ def test_the_attributes_arrive_on_sqlite_as_they_were_given(sqlite_shop: Shop) -
     with Session(sqlite_shop.engine) as session, session.begin():
         given = [emit_all_attributes(session, text) for text in HOSTILE]
     assert read(sqlite_shop.engine) == given
+
+
+def test_a_time_arrives_from_any_time_zone(shop: Shop) -> None:
+    local_mean_time = timezone(timedelta(minutes=53, seconds=28))
+    moments = [datetime(1893, 1, 2, 3, 4, 5, 6, tzinfo=zone) for zone in (UTC, local_mean_time)]
+    with Session(shop.engine) as session, session.begin():
+        for moment in moments:
+            emit(session, "a", time=moment)
+    assert [envelope.time for envelope in read(shop.engine)] == moments

@@ -15,6 +15,7 @@ from outbox.codec import (
     ATTRIBUTES,
     from_headers,
     from_row,
+    may_exceed,
     size_of,
     stored_headers,
     time_of,
@@ -24,6 +25,7 @@ from outbox.codec import (
 )
 from outbox.envelope import Envelope
 from outbox.errors import DecodeError
+from outbox.testing import envelope as make_envelope
 
 TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1)
 OPTIONAL = st.none() | TEXT
@@ -71,6 +73,16 @@ def test_headers_bring_an_envelope_back(envelope: Envelope) -> None:
     assert back == envelope
     size = sum(len(name.encode()) + len(value) for name, value in headers)
     assert size_of(envelope) == size + len(envelope.data) + len(key_of(envelope) or b"")
+
+
+@given(ENVELOPES)
+def test_no_envelope_that_is_too_large_is_taken_for_a_small_one(envelope: Envelope) -> None:
+    assert may_exceed(envelope, size_of(envelope) - 1)
+
+
+def test_small_envelopes_are_not_measured() -> None:
+    envelope = make_envelope(None, data=b"d" * 1_000, subject="s" * 100, headers={"h": "v" * 100})
+    assert not may_exceed(envelope, 3_000)
 
 
 @given(ENVELOPES)

@@ -6,12 +6,12 @@ import os
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from dataclasses import FrozenInstanceError, fields
 
-from outbox.envelope import new_id
+import pytest
 
-if TYPE_CHECKING:
-    import pytest
+from outbox.envelope import Draft, Envelope, new_id
+from outbox.testing import envelope as make_envelope
 
 
 def test_an_id_is_a_uuid_of_version_7_with_the_time() -> None:
@@ -55,3 +55,15 @@ def test_a_forked_process_makes_ids_of_its_own() -> None:
     with os.fdopen(read_end) as stream:
         child = stream.read()
     assert child not in {last, new_id()}
+
+
+def test_a_draft_becomes_the_envelope_with_its_values() -> None:
+    envelope = make_envelope("t", sequence=7, headers={"a": "b"}, subject="s")
+    draft = Draft()
+    for field in fields(Envelope):
+        setattr(draft, field.name, getattr(envelope, field.name))
+    made = draft.finish()
+    assert made == envelope
+    assert isinstance(made, Envelope)
+    with pytest.raises(FrozenInstanceError):
+        made.subject = "t"  # type: ignore[misc]  # that is the point

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import inspect
 import typing
 import uuid
 from datetime import UTC, date, datetime
@@ -15,6 +16,7 @@ import typing_extensions
 from pydantic import BaseModel, Field, field_validator
 
 import outbox
+from outbox.emitter import Attributes
 from outbox.errors import EventDefinitionError, InvalidEventError, UnregisteredEventError
 from outbox.event import Catalogue, EventType, catalogue
 
@@ -211,3 +213,14 @@ def test_the_decorator_needs_its_parentheses() -> None:
 def test_a_version_is_a_number() -> None:
     with pytest.raises(EventDefinitionError, match="'1'"):
         outbox.event("unit.version", version="1")  # type: ignore[arg-type]  # that is the mistake
+
+
+def test_what_is_passed_on_to_emit_is_what_emit_takes() -> None:
+    taken = {
+        name: parameter.annotation
+        for name, parameter in inspect.signature(outbox.emit).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY and name != "size_limit"
+    }
+    assert {
+        name: hint.__forward_arg__ for name, hint in Attributes.__annotations__.items()
+    } == taken
