@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from outbox.engine import is_psycopg
 from outbox.errors import ConfigurationError
 from outbox.transports import transport_of
 from relay import selfcheck
@@ -127,6 +128,7 @@ class Relay:
             with ExitStack() as stack:
                 if until is Until.FOREVER:
                     stack.enter_context(_checking(engine))
+                    stack.enter_context(_rung(engine, routes))
                 _run_all(routes, stop)
         finally:
             if self._engine is None:
@@ -167,6 +169,22 @@ def _checking(engine: sa.Engine) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
+
+
+@contextmanager
+def _rung(engine: sa.Engine, routes: Sequence[Route]) -> Iterator[None]:
+    """Let applications ring the routes meanwhile, where the database can pass it on."""
+    if not is_psycopg(engine.url):
+        yield
+        return
+    from relay.listener import Listener  # noqa: PLC0415  # needs psycopg
+
+    def ring() -> None:
+        for route in routes:
+            route.ring()
+
+    with Listener(engine, ring):
+        yield
 
 
 def spare_collector() -> None:

@@ -1,7 +1,8 @@
-"""A listener of the tests' own: hears what a doorbell sends."""
+"""A listener of the tests' own, which hears what a doorbell sends; and deafness."""
 
 from __future__ import annotations
 
+import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -47,3 +48,20 @@ def listening_to(url: str | sa.URL) -> Iterator[Ears]:
     dsn = plain.render_as_string(hide_password=False)
     with psycopg.connect(dsn, autocommit=True) as connection:
         yield Ears(connection)
+
+
+@contextmanager
+def unreachable(engine: sa.Engine, thread: str) -> Iterator[threading.Semaphore]:
+    """Let threads of a name find no server; each attempt to connect releases the semaphore."""
+    attempts = threading.Semaphore(0)
+
+    def refuse(*_: object) -> None:
+        if threading.current_thread().name == thread:
+            attempts.release()
+            raise ConnectionRefusedError("nobody there")
+
+    sa.event.listen(engine, "do_connect", refuse)
+    try:
+        yield attempts
+    finally:
+        sa.event.remove(engine, "do_connect", refuse)

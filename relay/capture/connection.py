@@ -54,26 +54,11 @@ class ReadConnection:
 
     def _open(self) -> psycopg.Connection[Any]:
         if self._connection is None:
-            self._connection = self._connect()
+            self._connection = connect(self._pool, self._name)
+            # Times then come in Python's own UTC, the cheapest to write out again.
+            self._connection.execute("SET TIME ZONE 'UTC'")
             self._check(self._connection)
         return self._connection
-
-    def _connect(self) -> psycopg.Connection[Any]:
-        pooled = self._pool.connect()
-        connection = pooled.driver_connection
-        pooled.detach()
-        if not isinstance(connection, psycopg.Connection):
-            pooled.close()
-            raise ConfigurationError(
-                f"the relay reads PostgreSQL by psycopg 3, not by {type(connection).__module__}:"
-                " let database_url start with postgresql+psycopg://"
-            )
-        connection.rollback()
-        connection.autocommit = True
-        connection.prepare_threshold = None
-        # Times then come in Python's own UTC, the cheapest to write out again.
-        connection.execute("SET TIME ZONE 'UTC'")
-        return connection
 
     def _check(self, connection: psycopg.Connection[Any]) -> None:
         """Raise `ConfigurationError` unless numbers on this server mean what the capture needs."""
@@ -124,6 +109,26 @@ class ReadConnection:
             f"{self._name} is a standby or read-only: let database_url point to the primary,"
             " because a standby does not tell which transactions are still running"
         )
+
+
+def connect(pool: sa.Pool, name: str) -> psycopg.Connection[Any]:
+    """Open a connection as a pool does that stays outside of it, in autocommit mode.
+
+    Raises `psycopg.Error`, and `ConfigurationError` for another driver.
+    """
+    pooled = pool.connect()
+    connection = pooled.driver_connection
+    pooled.detach()
+    if not isinstance(connection, psycopg.Connection):
+        pooled.close()
+        raise ConfigurationError(
+            f"the relay reads PostgreSQL by psycopg 3, not by {type(connection).__module__}: let"
+            f" the database_url of {name} start with postgresql+psycopg://"
+        )
+    connection.rollback()
+    connection.autocommit = True
+    connection.prepare_threshold = None
+    return connection
 
 
 def _rows(

@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -21,7 +20,7 @@ import outbox
 from outbox.doorbell import Doorbell
 from outbox.errors import UsageError
 from outbox.settings import Settings
-from tests.ears import Ears, listening_to
+from tests.ears import Ears, listening_to, unreachable
 from tests.emitting import Happened, Order, Shop, emit, names
 
 if TYPE_CHECKING:
@@ -244,23 +243,6 @@ def test_rings_of_many_threads_are_few(shop: Shop, ears: Ears) -> None:
     assert 1 <= ears.so_far() < 1_000
 
 
-@contextmanager
-def unreachable(engine: sa.Engine) -> Iterator[threading.Semaphore]:
-    """Let the doorbell find no server; each attempt to connect releases the semaphore."""
-    attempts = threading.Semaphore(0)
-
-    def refuse(*_: object) -> None:
-        if threading.current_thread().name == THREAD:
-            attempts.release()
-            raise ConnectionRefusedError("nobody there")
-
-    sa.event.listen(engine, "do_connect", refuse)
-    try:
-        yield attempts
-    finally:
-        sa.event.remove(engine, "do_connect", refuse)
-
-
 def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records]
 
@@ -270,7 +252,7 @@ def test_a_doorbell_that_cannot_ring_says_so_once_and_rings_later(
     shop: Shop, ears: Ears, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level("INFO", "outbox"):
-        with unreachable(shop.engine) as attempts:
+        with unreachable(shop.engine, THREAD) as attempts:
             order_and_emit(shop.engine)
             for _ in range(3):
                 assert attempts.acquire(timeout=20)
@@ -306,7 +288,7 @@ def test_a_doorbell_whose_connection_was_killed_rings_by_another(
 
 
 def test_a_doorbell_that_closes_while_it_cannot_ring_ends(shop: Shop, doorbell: Doorbell) -> None:
-    with unreachable(shop.engine) as attempts:
+    with unreachable(shop.engine, THREAD) as attempts:
         order_and_emit(shop.engine)
         assert attempts.acquire(timeout=20)
         doorbell.close()
