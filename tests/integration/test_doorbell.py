@@ -394,3 +394,10 @@ def test_a_process_that_ends_at_once_has_rung(
 def test_what_cannot_have_a_doorbell_is_refused(engine: Any, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         Doorbell(engine)
+
+
+def test_an_application_rings_through_a_pooler(pooled_engine: sa.Engine, ears: Ears) -> None:
+    with Doorbell(pooled_engine):
+        for _ in range(7):
+            by_connection(pooled_engine)
+            ears.hear()

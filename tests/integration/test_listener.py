@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import uuid
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlalchemy as sa
+from pydantic import SecretStr
 
 import outbox
 from outbox.settings import Settings
@@ -186,3 +188,17 @@ def test_an_idle_relay_runs_few_statements(world: World, postgres_url: str) -> N
         # What a server process has counted is all there when it has ended.
         eventually(lambda: not relays(other.connection))
         assert transactions() - before < 20 * seconds
+
+
+def test_a_relay_behind_a_pooler_does_not_listen_and_delivers_everything(
+    world: World, pooled_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rung: list[None] = []
+    monkeypatch.setattr("relay.route.Route.ring", lambda _: rung.append(None))
+    world.settings = world.settings.model_copy(update={"database_url": SecretStr(pooled_url)})
+    with world.relay().running():
+        for _ in range(3):
+            world.emit_and_wait()
+        eventually(lambda: THREAD not in [thread.name for thread in threading.enumerate()])
+    assert rung == []
+    assert world.listeners() == []
