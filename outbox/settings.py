@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import tomllib
+from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 import sqlalchemy as sa
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     PositiveFloat,
@@ -17,6 +19,7 @@ from pydantic import (
     SecretStr,
     ValidationError,
     field_validator,
+    model_validator,
 )
 from pydantic_settings import (
     BaseSettings,
@@ -26,6 +29,7 @@ from pydantic_settings import (
 )
 from sqlalchemy.exc import ArgumentError
 
+from outbox.age import read_age
 from outbox.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -92,6 +96,50 @@ class ConsumerSettings(BaseModel):
     """How long a statement of the handler's transaction waits for a lock (PostgreSQL)."""
 
 
+def _age(value: object) -> timedelta:
+    age = value if isinstance(value, timedelta) else read_age(str(value))
+    if age is None:
+        msg = 'is no age such as "90s", "15m", "2h" or "30d"'
+        raise ValueError(msg)
+    return age
+
+
+Age = Annotated[timedelta, BeforeValidator(_age)]
+"""A number and its unit: `90s`, `15m`, `2h`, `30d`."""
+
+
+class RetentionSettings(BaseModel):
+    """From which age on rows are deleted; what has no age is kept for ever."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    events: Age | None = None
+    """Events that every route has delivered, by their `time`."""
+    inbox: Age | None = None
+    """What consumers have handled; longer than `events` and than the broker keeps its topics."""
+    dead_letters: Age | None = None
+    """Dead letters that were replayed or discarded, from then on."""
+
+    @model_validator(mode="after")
+    def _inbox_outlives_events(self) -> Self:
+        if self.inbox is not None and self.events is not None and self.inbox <= self.events:
+            msg = (
+                "inbox has to be longer than events, because a route that is moved back sends"
+                " stored events again, and the inbox is what tells that they were handled"
+            )
+            raise ValueError(msg)
+        return self
+
+    @property
+    def is_on(self) -> bool:
+        """Whether anything is ever deleted."""
+        return any(age is not None for age in (self.events, self.inbox, self.dead_letters))
+
+
+RESERVED: Final = "@"
+"""What no route's name begins with: such rows of `outbox_checkpoint` are no routes."""
+
+
 class Settings(BaseSettings):
     """Everything that an operator may set; frozen, and without a secret in its repr.
 
@@ -111,6 +159,16 @@ class Settings(BaseSettings):
     """Data and headers of one event, at most."""
     routes: dict[str, RouteSettings] = {}
     consumers: dict[str, ConsumerSettings] = {}
+    retention: RetentionSettings = RetentionSettings()
+
+    @field_validator("routes")
+    @classmethod
+    def _are_no_reserved_names(cls, value: dict[str, RouteSettings]) -> dict[str, RouteSettings]:
+        for name in value:
+            if name.startswith(RESERVED):
+                msg = f"the name of a route may not begin with {RESERVED!r}, as {name!r} does"
+                raise ValueError(msg)
+        return value
 
     @field_validator("database_url")
     @classmethod

@@ -18,6 +18,7 @@ from outbox.errors import ConfigurationError
 from outbox.transports import transport_of
 from relay import selfcheck
 from relay.database import make_engine
+from relay.retention import Retention
 from relay.route import Route, Until
 
 if TYPE_CHECKING:
@@ -129,6 +130,9 @@ class Relay:
                 if until is Until.FOREVER:
                     stack.enter_context(_checking(engine))
                     stack.enter_context(_rung(engine, routes))
+                    if self._settings.retention.is_on:
+                        retention = Retention(engine, self._settings, holder)
+                        stack.enter_context(retention.running())
                 _run_all(routes, stop)
         finally:
             if self._engine is None:

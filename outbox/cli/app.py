@@ -18,6 +18,8 @@ from outbox.cli import (
     migrate,
     relay,
     replay,
+    retention,
+    routes,
     status,
 )
 from outbox.cli.errors import DONE, INTERRUPTED, USAGE, problem_of, report
@@ -38,6 +40,8 @@ app.add_typer(events.app, name="events")
 app.add_typer(dead_letters.app, name="dead-letters")
 app.command("replay")(replay.replay)
 app.command("doctor")(doctor.doctor)
+app.command("retention")(retention.retention)
+app.add_typer(routes.app, name="routes")
 
 
 def _print_version(asked: bool) -> None:  # noqa: FBT001  # typer passes the option's value

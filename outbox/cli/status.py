@@ -11,9 +11,10 @@ import typer
 
 from outbox import dead_letter
 from outbox.cli.invocation import of
-from outbox.cli.output import Column, Output, duration, moment
+from outbox.cli.output import Column, Output, counted, duration, moment
 from outbox.codec import time_text
 from outbox.dead_letter import Status
+from relay.retention_state import RetentionStatus, retention_status
 from relay.status import RouteStatus, route_status
 
 ROUTE_COLUMNS: Final = (
@@ -26,6 +27,8 @@ ROUTE_COLUMNS: Final = (
     Column("holder", shrinks=True),
     Column("expires"),
 )
+NOUNS: Final = {"events": "event", "inbox": "inbox row", "dead_letters": "dead letter"}
+"""What the rows are called that retention deletes, by its setting."""
 CONSUMER_COLUMNS: Final = (
     Column("consumer"),
     Column("dead", right=True),
@@ -43,10 +46,19 @@ def status(
     run.route_names(None)
     routes = route_status(run.engine, run.settings)
     consumers = _consumers(run.engine)
+    retention = retention_status(run.engine, run.settings)
     if as_json:
-        run.output.json({"routes": [_document(route) for route in routes], "consumers": consumers})
+        run.output.json(
+            {
+                "routes": [{"state": state_of(route), **_document(route)} for route in routes],
+                "consumers": consumers,
+                "retention": retention and _document(retention),
+            }
+        )
     else:
         _show(run.output, routes, consumers)
+        if retention is not None:
+            _show_retention(run.output, retention)
 
 
 def state_of(route: RouteStatus) -> str:
@@ -86,14 +98,37 @@ def _cells(route: RouteStatus) -> tuple[object, ...]:
     )
 
 
-def _document(route: RouteStatus) -> dict[str, Any]:
-    values = {field.name: getattr(route, field.name) for field in fields(route)}
+def _show_retention(output: Output, retention: RetentionStatus) -> None:
+    output.line()
+    if retention.passed_at is None:
+        output.line("retention has not run yet: a relay does it, or `outbox retention`")
+    else:
+        counts = [
+            counted(count, NOUNS[table]) for table, count in retention.deleted.items() if count
+        ]
+        did = " and ".join(counts) or "nothing"
+        output.line(
+            f"retention deleted {did} when it last ran, {moment(retention.passed_at)}", "dim"
+        )
+    for table, reason in retention.held.items():
+        output.line(f"older {NOUNS[table]}s are kept: {reason}")
+    for name in retention.unknown_routes:
+        output.line(
+            f"events are kept for route {name}, which is not in these settings; if no relay has it"
+            f" any more: `outbox routes forget {name}`"
+        )
+    if retention.error is not None:
+        output.line(
+            f"retention cannot work since {moment(retention.error_at)}: {retention.error}",
+            "bold red",
+        )
+
+
+def _document(found: RouteStatus | RetentionStatus) -> dict[str, Any]:
+    values = {field.name: getattr(found, field.name) for field in fields(found)}
     return {
-        "state": state_of(route),
-        **{
-            name: time_text(value) if isinstance(value, datetime) else value
-            for name, value in values.items()
-        },
+        name: time_text(value) if isinstance(value, datetime) else value
+        for name, value in values.items()
     }
 
 

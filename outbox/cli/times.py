@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import re
-from datetime import UTC, datetime, timedelta
-from typing import Final
+from datetime import UTC, datetime
 
 import typer
 
-AGO: Final = re.compile(r"(\d{1,6})([smhd])")
-UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+from outbox.age import read_age
 
 
 def since(text: str, now: datetime) -> datetime:
@@ -17,9 +14,9 @@ def since(text: str, now: datetime) -> datetime:
 
     Raises `ValueError` for anything else.
     """
-    ago = AGO.fullmatch(text.strip())
-    if ago is not None:
-        return now - timedelta(**{UNITS[ago[2]]: int(ago[1])})
+    age = read_age(text)
+    if age is not None:
+        return now - age
     moment = datetime.fromisoformat(text.strip())
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
