@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.absence import skipped_unless_ci
 from tests.acceptance.cli import Program
+from tools.servers.clock import find_faketime, wrong_clock
 
 if TYPE_CHECKING:
     import subprocess
@@ -200,3 +202,16 @@ def test_settings_without_a_route_deliver_nothing(tmp_path: Path, sqlite_url: st
     done = Program(tmp_path).call("doctor", OUTBOX_DATABASE_URL=sqlite_url)
     assert done.returncode == 0
     assert states(done)["routes"] == "degraded"
+
+
+@pytest.mark.parametrize(("offset", "words"), [("+1d", "ahead of"), ("-1h", "behind")])
+def test_a_clock_that_differs_from_the_database_s_is_told(
+    program: Program, postgres_url: str, offset: str, words: str
+) -> None:
+    with skipped_unless_ci():
+        find_faketime()
+    done = program.run("doctor", "--json", OUTBOX_DATABASE_URL=postgres_url, **wrong_clock(offset))
+    assert done.returncode == 0, done.stderr
+    clock = checks(done)["clock"]
+    assert clock["state"] == "degraded"
+    assert words in clock["found"]

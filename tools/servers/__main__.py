@@ -18,6 +18,7 @@ import sys
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from tools.servers.clock import find_faketime
 from tools.servers.kafka import fetch_jars, find_java, find_maven, kafka
 from tools.servers.pgbouncer import find_pgbouncer
 from tools.servers.postgres import find_binaries, postgres
@@ -102,6 +103,7 @@ def _fetch() -> None:
     packages: dict[str, Callable[[], object]] = {
         "postgresql": find_binaries,
         "pgbouncer": find_pgbouncer,
+        "faketime": find_faketime,
         "default-jre-headless": find_java,
         "maven": find_maven,
     }
@@ -113,6 +115,7 @@ def _fetch() -> None:
             subprocess.run([apt, "-qq", *step], check=True, stdout=sys.stderr)
     find_binaries()
     find_pgbouncer()
+    find_faketime()
     find_java()
     fetch_jars()
 
