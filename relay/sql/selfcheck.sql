@@ -17,7 +17,8 @@ SELECT coalesce(sum(numbackends), 0)::integer FROM pg_stat_database;
 -- What the role lacks of that which the relay needs.
 SELECT needed.relation, needed.privilege
   FROM (VALUES
-    ('outbox_event', 'SELECT'),
+    ('outbox_event', 'SELECT'), ('outbox_event', 'DELETE'),
+    ('outbox_inbox', 'SELECT'), ('outbox_inbox', 'DELETE'),
     ('outbox_incarnation', 'SELECT'), ('outbox_incarnation', 'INSERT'),
     ('outbox_checkpoint', 'SELECT'), ('outbox_checkpoint', 'INSERT'), ('outbox_checkpoint', 'UPDATE'),
     ('outbox_dead_letter', 'SELECT'), ('outbox_dead_letter', 'INSERT'), ('outbox_dead_letter', 'UPDATE'),

@@ -76,7 +76,9 @@ class Watch:
         return max(s.expires_at for s in self.sights[route] if s.holder == holder and s.expires_at)
 
     def _run(self) -> None:
-        query = sa.select(outbox_checkpoint, clock.now().label("seen_at"))
+        query = sa.select(outbox_checkpoint, clock.now().label("seen_at")).where(
+            outbox_checkpoint.c.route.in_(ROUTES)
+        )
         with self._engine.connect() as connection:
             while not self._over.wait(0.005):
                 for row in connection.execute(query):
