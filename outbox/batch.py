@@ -7,8 +7,8 @@ last given up. Every other event is handled as if it had not been there.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, Generic, TypeVar, assert_never
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar, assert_never
 
 from outbox.errors import PermanentError
 
@@ -21,8 +21,7 @@ MAX_CONFLICTS: Final = 5
 """How often a transaction that lost a lock or a race is tried again at once."""
 
 
-@dataclass(frozen=True, slots=True)
-class Task(Generic[T]):
+class Task(NamedTuple, Generic[T]):
     """One item of a batch and how it has fared."""
 
     item: T
@@ -148,8 +147,8 @@ def split(part: Sequence[Task[T]], fault: Fault, max_attempts: int) -> list[Sequ
     if failure_count >= max_attempts and before and not is_permanent:
         return [before, part[at:]]
     is_given_up = is_permanent or failure_count >= max_attempts
-    failed = replace(
-        part[at], failure_count=failure_count, error=fault.error, is_given_up=is_given_up
+    failed = part[at]._replace(
+        failure_count=failure_count, error=fault.error, is_given_up=is_given_up
     )
     parts = [before, [failed, *after]] if is_given_up else [before, [failed], after]
     return [each for each in parts if each]

@@ -7,14 +7,15 @@ attribute in a header `ce_…`, the media type in `content-type`); its JSON form
 from __future__ import annotations
 
 import base64
-from datetime import UTC, datetime
+from datetime import MAXYEAR, MINYEAR, UTC, datetime
 from functools import lru_cache
+from itertools import chain, repeat
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from outbox.envelope import JSON_CONTENT_TYPE, MAX_NAME_BYTES, SPEC_VERSION, Envelope
+from outbox.envelope import JSON_CONTENT_TYPE, MAX_NAME_BYTES, SPEC_VERSION, Draft, Envelope
 from outbox.errors import DecodeError
 
 if TYPE_CHECKING:
@@ -202,69 +203,83 @@ def from_headers(
     Without a `ce_time` the event happened now. Extensions that this library does not know stay
     among the headers, under their full name.
     """
+    names = _names(prefix)
     try:
-        texts = {_clean(name): "" if value is None else _text_of(value) for name, value in headers}
-        attributes = {name: texts.pop(prefix + name) for name in _NAMED if prefix + name in texts}
-        if attributes["specversion"] != SPEC_VERSION:
-            raise DecodeError(
-                f"CloudEvents version {attributes['specversion']!r} is not {SPEC_VERSION}"
-            )
-        for name in ("id", "source", "type"):
-            if not attributes[name]:
-                raise DecodeError(f"the message's header {prefix}{name} is empty")
-        partition_key = attributes.get("partitionkey") if key is None else _text_of(key)
-        _check_lengths(attributes["id"], attributes["source"], partition_key)
-        return Envelope(
-            id=attributes["id"],
-            source=attributes["source"],
-            type=attributes["type"],
-            time=time_of(attributes["time"]) if "time" in attributes else datetime.now(UTC),
-            data=data or b"",
-            version=_number(attributes.get("version", "1"), 1, _MAX_VERSION),
-            content_type=texts.pop("content-type", JSON_CONTENT_TYPE),
-            subject=attributes.get("subject"),
-            partition_key=partition_key,
-            topic=topic,
-            headers=texts,
-            sequence=(
-                _number(attributes["sequence"], 0, _MAX_SEQUENCE)
-                if "sequence" in attributes
-                else None
-            ),
-            **{field: attributes[name] for name, field in EXTENSIONS.items() if name in attributes},
-        )
-    except KeyError as exc:
-        msg = f"the message has no header {prefix}{exc.args[0]}, so it is no CloudEvent"
-        raise DecodeError(msg) from exc
+        texts = {name: (value or b"").decode() for name, value in headers}
+        if "\0" in "".join(chain(texts, texts.values())):
+            raise ValueError("it contains a NUL character")  # noqa: TRY301  # as the others
+        found = list(map(texts.pop, names, repeat(None)))
+        specversion, event_id, source, event_type, time, version, subject, sequence, *rest = found
+        own_key, dataschema, correlation_id, causation_id, actor, traceparent, tracestate = rest
+        if not (specversion and event_id and source and event_type):
+            raise _incomplete(names, found)
+        if specversion != SPEC_VERSION:
+            raise DecodeError(f"CloudEvents version {specversion!r} is not {SPEC_VERSION}")
+        partition_key = own_key if key is None else _text_of(key)
+        _check_lengths(event_id, source, partition_key or "")
+        draft = Draft()
+        draft.id = event_id
+        draft.source = source
+        draft.type = event_type
+        draft.time = datetime.now(UTC) if time is None else time_of(time)
+        draft.data = data or b""
+        draft.version = 1 if version is None else _number(version, 1, _MAX_VERSION)
+        draft.content_type = texts.pop("content-type", JSON_CONTENT_TYPE)
+        draft.subject = subject
+        draft.partition_key = partition_key
+        draft.topic = topic
+        draft.dataschema = dataschema
+        draft.correlation_id = correlation_id
+        draft.causation_id = causation_id
+        draft.actor = actor
+        draft.traceparent = traceparent
+        draft.tracestate = tracestate
+        draft.headers = texts
+        draft.sequence = None if sequence is None else _number(sequence, 0, _MAX_SEQUENCE)
     except (ValueError, OverflowError) as exc:
         msg = f"the message has a header or key that cannot be read: {exc}"
         raise DecodeError(msg) from exc
+    return draft.finish()
 
 
-_NAMED: Final = (
-    *("specversion", "id", "source", "type", "time", "version", "subject", "sequence"),
-    "partitionkey",
-    *EXTENSIONS,
-)
+_REQUIRED: Final = ("specversion", "id", "source", "type")
+
+
+@lru_cache(maxsize=16)
+def _names(prefix: str) -> tuple[str, ...]:
+    """Return the headers that are attributes, in the order in which `from_headers` takes them."""
+    others = ("time", "version", "subject", "sequence", "partitionkey", *EXTENSIONS)
+    return tuple(prefix + name for name in (*_REQUIRED, *others))
+
+
+def _incomplete(names: Sequence[str], found: Sequence[str | None]) -> DecodeError:
+    """Say which of the required attributes is missing or empty; those are the first ones."""
+    required = list(zip(names, found, strict=True))[: len(_REQUIRED)]
+    for name, text in required:
+        if text is None:
+            return DecodeError(f"the message has no header {name}, so it is no CloudEvent")
+    empty = next(name for name, text in required if not text)
+    return DecodeError(f"the message's header {empty} is empty")
+
+
 # What the columns hold where an envelope is stored again.
 _MAX_VERSION: Final = 2**31 - 1
 _MAX_SEQUENCE: Final = 2**63 - 1
 
 
 def _text_of(value: bytes) -> str:
-    return _clean(value.decode())
-
-
-def _clean(text: str) -> str:
+    text = value.decode()
     if "\0" in text:
         raise ValueError("it contains a NUL character")
     return text
 
 
-def _check_lengths(event_id: str, source: str, partition_key: str | None) -> None:
-    for name, text in (("id", event_id), ("source", source), ("key", partition_key or "")):
-        # A letter takes four bytes at most.
-        if 4 * len(text) > MAX_NAME_BYTES and len(text.encode()) > MAX_NAME_BYTES:
+def _check_lengths(event_id: str, source: str, partition_key: str) -> None:
+    # A letter takes four bytes at most.
+    if 4 * (len(event_id) + len(source) + len(partition_key)) <= MAX_NAME_BYTES:
+        return
+    for name, text in (("id", event_id), ("source", source), ("key", partition_key)):
+        if len(text.encode()) > MAX_NAME_BYTES:
             raise ValueError(f"its {name} is longer than {MAX_NAME_BYTES} bytes")
 
 
@@ -311,5 +326,6 @@ def time_of(text: str) -> datetime:
     if moment.tzinfo is None:
         msg = f"the time {text!r} has no time zone"
         raise ValueError(msg)
-    moment.astimezone(UTC)  # raises where UTC has no such year
+    if not MINYEAR < moment.year < MAXYEAR:
+        moment.astimezone(UTC)  # raises where UTC has no such year
     return moment

@@ -8,20 +8,20 @@ import orjson
 import sqlalchemy as sa
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
 
 EventId = tuple[str, str]
 """`source` and `id`: ids are unique only within their source."""
 
 # The drivers' own arrays are slower to write than a literal; without the inner cast some of them
 # would ask for a list.
-_POSTGRESQL: Final = sa.text("""\
+_INSERT: Final = """\
 INSERT INTO outbox_inbox (consumer, source, event_id)
 SELECT :consumer, source, event_id
   FROM unnest(CAST(CAST(:sources AS text) AS text[]), CAST(CAST(:ids AS text) AS text[]))
-    AS claimed (source, event_id)
-    ON CONFLICT DO NOTHING
-RETURNING source, event_id""")
+    AS claimed (source, event_id)"""
+_POSTGRESQL: Final = sa.text(_INSERT)
+_POSTGRESQL_KNOWN: Final = sa.text(f"{_INSERT} ON CONFLICT DO NOTHING RETURNING source, event_id")
 
 _SQLITE: Final = sa.text("""\
 INSERT INTO outbox_inbox (consumer, source, event_id)
@@ -36,23 +36,37 @@ def claim(connection: sa.Connection, consumer: str, ids: Collection[EventId]) ->
     """Enter events into the inbox of a consumer; return those that were not there yet.
 
     It waits for another transaction that has claimed one of them, and claims it where that one
-    rolls back. One statement, in one order for everyone: two claims of one transaction, or in
-    another order, can deadlock.
+    rolls back. In one order for everyone, and once a transaction: two claims of one transaction,
+    or in another order, can deadlock.
     """
     pairs = sorted(set(ids))
     if not pairs:
         return set()
     if connection.dialect.name == "postgresql":
-        sources, names = zip(*pairs, strict=True)
-        found = connection.execute(
-            _POSTGRESQL,
-            {"consumer": consumer, "sources": _array(sources), "ids": _array(names)},
-        )
-    else:
-        found = connection.execute(
-            _SQLITE, {"consumer": consumer, "pairs": orjson.dumps(pairs).decode()}
-        )
+        return _claim_postgresql(connection, consumer, pairs)
+    found = connection.execute(
+        _SQLITE, {"consumer": consumer, "pairs": orjson.dumps(pairs).decode()}
+    )
     return {(source, event_id) for source, event_id in found}
+
+
+def _claim_postgresql(
+    connection: sa.Connection, consumer: str, pairs: Sequence[EventId]
+) -> set[EventId]:
+    """Expect that all are new, which they nearly always are; ask which ones only if not.
+
+    A plain insert takes half the time of one that tolerates conflicts and returns its rows.
+    """
+    sources, ids = zip(*pairs, strict=True)
+    parameters = {"consumer": consumer, "sources": _array(sources), "ids": _array(ids)}
+    try:
+        with connection.begin_nested():
+            connection.execute(_POSTGRESQL, parameters)
+    except sa.exc.IntegrityError:
+        # The savepoint has given back what it claimed, so the order is kept here too.
+        found = connection.execute(_POSTGRESQL_KNOWN, parameters)
+        return {(source, event_id) for source, event_id in found}
+    return set(pairs)
 
 
 def _array(texts: Collection[str]) -> str:

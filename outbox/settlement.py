@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from outbox import codec, dead_letter, inbox
 from outbox.batch import DONE, Conflict, Fault, Pause, Try, Unavailable, plan
@@ -50,25 +50,21 @@ class Counts:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
+class Received(NamedTuple):
     """One delivery, read."""
 
     content: Envelope | Message
     """A message where it is no event."""
     place: str
+    identity: inbox.EventId
+    """What the inbox knows it by: where it stood when it is no event."""
     error: DecodeError | None = None
     """Why it is no event."""
 
     @property
     def name(self) -> str:
         """Its id, or where it stood when it has none."""
-        return self.content.id if isinstance(self.content, Envelope) else self.place
-
-    @property
-    def identity(self) -> inbox.EventId:
-        """What the inbox knows it by: where it stood when it is no event."""
-        return identity(self.content) if isinstance(self.content, Envelope) else ("", self.place)
+        return self.identity[1]
 
 
 class Transaction(Protocol):
@@ -84,10 +80,12 @@ Step = Transaction | Pause
 
 def read(delivery: Delivery) -> Received:
     """Decode a delivery; what is no event carries its error."""
+    place = delivery.place
     try:
-        return Received(decode(delivery.message), delivery.place)
+        envelope = decode(delivery.message)
     except DecodeError as exc:
-        return Received(delivery.message, delivery.place, exc)
+        return Received(delivery.message, place, ("", place), exc)
+    return Received(envelope, place, identity(envelope))
 
 
 def decode(message: Message) -> Envelope:
@@ -106,10 +104,11 @@ def settle(
     Events without a handler are skipped: they leave no inbox row, so that a handler of a later
     release can still have them replayed.
     """
+    types = frozenset(consumer.handlers.types)
     wanted = [
         received
         for received in batch
-        if not isinstance(received.content, Envelope) or received.content.type in consumer.handlers
+        if not isinstance(received.content, Envelope) or received.content.type in types
     ]
     report(Counts(skipped=len(batch) - len(wanted)))
     steps = plan(wanted, max_attempts)
@@ -175,17 +174,18 @@ class Settlement:
         jobs: list[Job] = []
         failures: list[Failure] = []
         for index, (task, loaded) in enumerate(zip(self._tasks, self._loaded, strict=True)):
-            content, place = task.item.content, task.item.place
-            if task.item.identity not in fresh:
+            content, place, event_id, _ = task.item
+            if event_id not in fresh:
                 continue
-            fresh.discard(task.item.identity)  # the second of two in one batch is a duplicate
-            if isinstance(content, Envelope) and content.partition_key in blocked:
+            fresh.discard(event_id)  # the second of two in one batch is a duplicate
+            key = content.partition_key if isinstance(content, Envelope) else None
+            if key in blocked:
                 failures.append(Failure(content, PARKED, "parked", 0, place))
             elif isinstance(loaded, Exception):
                 attempts = max(1, task.failure_count)
                 failures.append(Failure(content, reason(loaded), "dead", attempts, place))
-                if isinstance(content, Envelope) and content.partition_key is not None:
-                    blocked.add(content.partition_key)
+                if key is not None:
+                    blocked.add(key)
             elif isinstance(content, Envelope):
                 jobs.append(Job(index, content, loaded, task.failure_count + 1))
         return jobs, failures

@@ -6,8 +6,7 @@ import asyncio
 import inspect
 from contextlib import contextmanager
 from contextvars import copy_context
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 import sqlalchemy as sa
 from sqlalchemy import exc as sa_exc
@@ -36,11 +35,10 @@ SQLITE_LOCKED: Final = frozenset({5, 6})
 """SQLITE_BUSY and SQLITE_LOCKED."""
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(NamedTuple):
     """One event to be handled in a transaction."""
 
-    index: int
+    task_index: int
     """Which task of the transaction it is."""
     envelope: Envelope
     calls: Sequence[Call]
@@ -210,7 +208,7 @@ class Progress:
         """Yield the jobs, and remember which one runs."""
         self._is_prepared = True
         for job in jobs:
-            self._suspect = job.index
+            self._suspect = job.task_index
             yield job
         self._suspect = None
 
