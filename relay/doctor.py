@@ -10,6 +10,7 @@ from sqlalchemy.exc import DBAPIError
 
 from outbox import clock, migration, table
 from outbox.errors import ConfigurationError, OutboxError
+from outbox.grants import RIGHTS
 from outbox.settings import shown
 from outbox.transports import transport_of
 from relay.capture import open_capture
@@ -110,9 +111,16 @@ def _tables(engine: sa.Engine) -> Finding:
 def _rights(engine: sa.Engine) -> Finding:
     if engine.dialect.name != "postgresql":
         return Finding("rights", "ok", "whoever opens the database may do all")
+    needed = [
+        (relation, privilege)
+        for relation, privileges in RIGHTS["relay"].items()
+        for privilege in privileges
+    ]
+    relations, privileges = map(list, zip(*needed, strict=True))
+    parameters = {"relations": relations, "privileges": privileges}
     with transaction(engine) as connection:
         lacking: dict[str, list[str]] = {}
-        for relation, privilege in connection.exec_driver_sql(SQL["rights"]):
+        for relation, privilege in connection.exec_driver_sql(SQL["rights"], parameters):
             lacking.setdefault(relation, []).append(privilege)
     if not lacking:
         return Finding("rights", "ok", "the role may do all that the relay does")

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from outbox import migration
-from outbox.cli.invocation import of
+from outbox import grants, migration
+from outbox.cli.errors import CommandLineError, FailedError
+from outbox.cli.invocation import Invocation, of
+from outbox.grants import Kind
 from outbox.settings import shown
+
+
+def _role(kind: str, does: str) -> Any:
+    return typer.Option(f"--grant-{kind}", metavar="ROLE", help=f"Let this role {does}.")
 
 
 def migrate(
@@ -17,12 +23,34 @@ def migrate(
     sql: Annotated[
         bool, typer.Option("--sql", help="Print the SQL instead of running it.")
     ] = False,
+    app: Annotated[list[str] | None, _role("app", "insert events, and nothing else")] = None,
+    relay: Annotated[list[str] | None, _role("relay", "run the relay")] = None,
+    worker: Annotated[list[str] | None, _role("worker", "run workers")] = None,
+    read: Annotated[list[str] | None, _role("read", "look at everything")] = None,
 ) -> None:
-    """Create the tables, or upgrade them."""
+    """Create the tables, or upgrade them; then give roles of PostgreSQL the rights they need."""
     run = of(context)
+    roles: dict[Kind, list[str]] = {
+        "app": app or [],
+        "relay": relay or [],
+        "worker": worker or [],
+        "read": read or [],
+    }
+    if any(roles.values()) and run.settings.url.get_backend_name() != "postgresql":
+        place = shown(run.settings.url)
+        msg = f"{place} has no roles that `outbox migrate` knows: leave --grant-… out"
+        raise CommandLineError(msg)
     if sql:
         migration.print_sql(run.settings.url)
+        for statement in _grants(roles):
+            run.output.raw(f"{statement};\n")
         return
+    _upgrade(run)
+    if any(roles.values()):
+        _grant(run, roles)
+
+
+def _upgrade(run: Invocation) -> None:
     before = migration.current(run.engine)
     migration.upgrade(run.settings.url)
     after = migration.current(run.engine)
@@ -31,3 +59,36 @@ def migrate(
         run.output.line(f"{place} is at revision {after} already")
     else:
         run.output.line(f"{place} is now at revision {after} (was {before or 'without tables'})")
+
+
+def _grant(run: Invocation, roles: dict[Kind, list[str]]) -> None:
+    with run.engine.begin() as connection:
+        named = [role for names in roles.values() for role in names]
+        missing = grants.missing_roles(connection, named)
+        if missing:
+            msg = f"the server has no role {missing[0]!r}: make it first, by CREATE ROLE"
+            raise FailedError(msg)
+        for statement in _grants(roles):
+            connection.exec_driver_sql(statement)
+    for statement in _grants(roles):
+        if statement.startswith("GRANT"):
+            run.output.line(statement)
+    others = {role for kind in ("relay", "worker", "read") for role in roles[kind]}
+    with run.engine.connect() as connection:
+        for role in roles["app"]:
+            found = [] if role in others else grants.excess(connection, role)
+            if found:
+                run.output.line(
+                    f"warning: {role} may also {', '.join(found)} on outbox_event, as its owner, as"
+                    " a member of another role or by an earlier grant",
+                    "yellow",
+                )
+
+
+def _grants(roles: dict[Kind, list[str]]) -> list[str]:
+    return [
+        statement
+        for kind, names in roles.items()
+        for role in names
+        for statement in grants.statements(kind, role)
+    ]

@@ -16,14 +16,8 @@ SELECT coalesce(sum(numbackends), 0)::integer FROM pg_stat_database;
 -- name: rights
 -- What the role lacks of that which the relay needs.
 SELECT needed.relation, needed.privilege
-  FROM (VALUES
-    ('outbox_event', 'SELECT'), ('outbox_event', 'DELETE'),
-    ('outbox_inbox', 'SELECT'), ('outbox_inbox', 'DELETE'),
-    ('outbox_incarnation', 'SELECT'), ('outbox_incarnation', 'INSERT'),
-    ('outbox_checkpoint', 'SELECT'), ('outbox_checkpoint', 'INSERT'), ('outbox_checkpoint', 'UPDATE'),
-    ('outbox_dead_letter', 'SELECT'), ('outbox_dead_letter', 'INSERT'), ('outbox_dead_letter', 'UPDATE'),
-    ('outbox_dead_letter', 'DELETE')
-  ) AS needed (relation, privilege)
+  FROM unnest(CAST(%(relations)s AS text[]), CAST(%(privileges)s AS text[]))
+    AS needed (relation, privilege)
  WHERE NOT has_table_privilege(needed.relation, needed.privilege)
 UNION ALL
 SELECT 'FUNCTION pg_control_system()', 'EXECUTE'

@@ -1,12 +1,15 @@
-"""The rights that the runbook grants are enough, for roles that own nothing."""
+"""Each kind of role has the rights that it needs, and no more."""
 
 from __future__ import annotations
 
+import json
 import re
 import uuid
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 
@@ -17,43 +20,189 @@ from outbox.settings import Settings
 from outbox.settlement import Counts
 from outbox.transports.memory import MemoryBroker
 from relay.daemon import Relay, Until
+from tests.acceptance.cli import Program
 from tests.integration.consuming import TYPE, Counted, consume, counted, letters
+from tests.migration.test_migration import psql
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from outbox.context import Context
+    from outbox.grants import Kind
 
 RUNBOOK = Path(__file__).parents[2] / "docs" / "operations" / "runbook.md"
+KINDS: tuple[Kind, ...] = ("app", "relay", "worker", "read")
+
+
+@dataclass
+class Roles:
+    """One role of each kind, in a database whose owner has run `outbox migrate --grant-…`."""
+
+    engine: sa.Engine
+    suffix: str
+    printed: str = ""
+
+    def name(self, kind: str) -> str:
+        return f"{kind}-{self.suffix}"
+
+    def engine_of(self, kind: str) -> sa.Engine:
+        url = self.engine.url.set(username=self.name(kind))
+        return sa.create_engine(url, poolclass=sa.NullPool)
+
+    def __call__(self, kind: str) -> sa.Engine:
+        return self.engine_of(kind)
+
+    def options(self) -> list[str]:
+        return [part for kind in KINDS for part in (f"--grant-{kind}", self.name(kind))]
 
 
 @pytest.fixture
-def as_role(postgres_engine: sa.Engine) -> Iterator[Callable[[str], sa.Engine]]:
-    """Make the runbook's roles, under names of the test's own, and give engines for them."""
-    suffix = uuid.uuid4().hex[:8]
-    blocks = re.findall(r"```sql\n(.*?)```", RUNBOOK.read_text(encoding="utf-8"), re.DOTALL)
-    grants = re.sub(r" TO (\w+);", rf" TO \1_{suffix};", "".join(blocks))
-    names = {f"{name}_{suffix}" for name in ("app", "relay", "worker")}
-    with postgres_engine.begin() as connection:
-        for name in names:
-            connection.exec_driver_sql(f"CREATE ROLE {name} LOGIN")
-        connection.exec_driver_sql(grants)
-    engines: list[sa.Engine] = []
+def program(tmp_path: Path, postgres_url: str) -> Program:
+    return Program(tmp_path, {"OUTBOX_DATABASE_URL": postgres_url})
 
-    def make(name: str) -> sa.Engine:
-        url = postgres_engine.url.set(username=f"{name}_{suffix}")
-        engines.append(sa.create_engine(url, poolclass=sa.NullPool))
-        return engines[-1]
 
-    yield make
+@pytest.fixture
+def roles(postgres_engine: sa.Engine) -> Iterator[Roles]:
+    """Roles that have no rights yet; their names have to be quoted."""
+    made = Roles(postgres_engine, uuid.uuid4().hex[:8])
     with postgres_engine.begin() as connection:
-        for name in names:
-            connection.exec_driver_sql(f"DROP OWNED BY {name}")
-            connection.exec_driver_sql(f"DROP ROLE {name}")
+        for kind in KINDS:
+            connection.exec_driver_sql(f'CREATE ROLE "{made.name(kind)}" LOGIN')
+    yield made
+    with postgres_engine.begin() as connection:
+        for kind in KINDS:
+            connection.exec_driver_sql(f'DROP OWNED BY "{made.name(kind)}"')
+            connection.exec_driver_sql(f'DROP ROLE "{made.name(kind)}"')
+
+
+@pytest.fixture
+def as_role(program: Program, roles: Roles) -> Roles:
+    """The same, once they have been granted what each needs; twice does no harm."""
+    for _ in range(2):
+        done = program.call("migrate", *roles.options())
+        assert done.returncode == 0, done.stderr
+    roles.printed = done.stdout
+    return roles
+
+
+def test_the_runbook_shows_what_is_granted(as_role: Roles) -> None:
+    (block,) = re.findall(r"```sql\n(.*?)```", RUNBOOK.read_text(encoding="utf-8"), re.DOTALL)
+    shown = [line.removesuffix(";") for line in block.splitlines() if line.startswith("GRANT")]
+    granted = as_role.printed.replace('"', "").replace(f"-{as_role.suffix}", "").splitlines()
+    assert granted[1:] == shown
+    assert "warning" not in as_role.printed
+
+
+@pytest.mark.parametrize(
+    ("kind", "statement"),
+    [
+        ("app", "SELECT FROM outbox_event"),
+        ("app", "UPDATE outbox_event SET type = 'x'"),
+        ("app", "DELETE FROM outbox_event"),
+        ("app", "TRUNCATE outbox_event"),
+        ("app", "SELECT nextval('outbox_event_seq_seq')"),
+        ("app", "SELECT setval('outbox_event_seq_seq', 1)"),
+        ("app", "SELECT FROM outbox_checkpoint"),
+        ("app", "UPDATE outbox_checkpoint SET position = NULL"),
+        ("app", "SELECT FROM outbox_dead_letter"),
+        ("app", "SELECT FROM outbox_inbox"),
+        ("relay", "INSERT INTO outbox_event (type, data) VALUES ('t', '')"),
+        ("relay", "UPDATE outbox_event SET type = 'x'"),
+        ("relay", "TRUNCATE outbox_event"),
+        ("relay", "DELETE FROM outbox_checkpoint"),
+        ("relay", "INSERT INTO outbox_inbox VALUES ('c', 's', 'e')"),
+        ("relay", "UPDATE outbox_inbox SET event_id = 'x'"),
+        ("worker", "SELECT FROM outbox_event"),
+        ("worker", "INSERT INTO outbox_event (type, data) VALUES ('t', '')"),
+        ("worker", "DELETE FROM outbox_inbox"),
+        ("worker", "SELECT FROM outbox_checkpoint"),
+        ("read", "INSERT INTO outbox_event (type, data) VALUES ('t', '')"),
+        ("read", "DELETE FROM outbox_event"),
+        ("read", "UPDATE outbox_checkpoint SET position = NULL"),
+        ("read", "DELETE FROM outbox_dead_letter"),
+        ("read", "DELETE FROM outbox_inbox"),
+    ],
+)
+def test_a_role_may_do_nothing_else(as_role: Roles, kind: str, statement: str) -> None:
+    with as_role(kind).connect() as connection, pytest.raises(sa.exc.ProgrammingError) as caught:
+        connection.exec_driver_sql(statement)
+    assert isinstance(caught.value.orig, psycopg.errors.InsufficientPrivilege)
+
+
+def test_one_who_looks_sees_status_and_events(as_role: Roles, program: Program) -> None:
+    with as_role("app").begin() as connection:
+        outbox.emit(connection, Counted(key="k", n=1))
+    url = as_role("relay").url.render_as_string(hide_password=False)
+    route = {"transport": "memory", "broker": uuid.uuid4().hex}
+    settings = {"database_url": url, "routes": {"m": route}, "retention": {"events": "0s"}}
+    Relay(Settings.model_validate(settings)).run(until=Until.DRAINED)
+    program.environment["OUTBOX_ROUTES__M__TRANSPORT"] = "memory"
+    program.environment["OUTBOX_DATABASE_URL"] = as_role("read").url.render_as_string()
+    done = program.call("status", "--json")
+    assert json.loads(done.stdout)["routes"][0]["floor"] == 1, done.stderr
+    assert TYPE in program.call("events", "list").stdout
+    assert program.call("dead-letters", "list").returncode == 0
+    done = program.call("retention", OUTBOX_DATABASE_URL=url, OUTBOX_RETENTION__EVENTS="0s")
+    assert done.stdout == "1 event deleted\n", done.stderr
+
+
+def test_a_schema_of_their_own_is_opened_too(
+    program: Program, roles: Roles, postgres_empty_url: str
+) -> None:
+    """The search path says where the tables are; the SQL that is printed works there as well."""
+    url = sa.make_url(postgres_empty_url)
+    schema = "Own Schema"
+    with sa.create_engine(url, poolclass=sa.NullPool).begin() as connection:
+        connection.exec_driver_sql(f'CREATE SCHEMA "{schema}"')
+        connection.exec_driver_sql("REVOKE ALL ON SCHEMA public FROM public")
+        database = url.database
+        connection.exec_driver_sql(f'ALTER DATABASE "{database}" SET search_path = "{schema}"')
+    printed = program.call(
+        "migrate", "--sql", *roles.options(), OUTBOX_DATABASE_URL=postgres_empty_url
+    ).stdout
+    psql(postgres_empty_url, printed)
+    done = program.call("migrate", *roles.options(), OUTBOX_DATABASE_URL=postgres_empty_url)
+    assert done.returncode == 0, done.stderr
+    app = sa.create_engine(url.set(username=roles.name("app")), poolclass=sa.NullPool)
+    with app.begin() as connection:
+        outbox.emit(connection, Counted(key="k", n=1))
+    read = sa.create_engine(url.set(username=roles.name("read")), poolclass=sa.NullPool)
+    with read.begin() as connection:
+        query = sa.text(f'SELECT type FROM "{schema}".outbox_event')
+        assert connection.scalars(query).all() == [TYPE]
+    with sa.create_engine(url, poolclass=sa.NullPool).begin() as connection:
+        for kind in KINDS:
+            connection.exec_driver_sql(f'DROP OWNED BY "{roles.name(kind)}"')
+
+
+def test_a_role_that_can_do_more_by_another_way_is_told(
+    program: Program, roles: Roles, postgres_engine: sa.Engine
+) -> None:
+    with postgres_engine.begin() as connection:
+        connection.exec_driver_sql(
+            f'GRANT DELETE, TRUNCATE ON outbox_event TO "{roles.name("app")}"'
+        )
+    done = program.call("migrate", "--grant-app", roles.name("app"))
+    assert f"warning: {roles.name('app')} may also DELETE, TRUNCATE on outbox_event" in done.stdout
+
+
+def test_a_role_that_is_not_there_changes_nothing(program: Program, roles: Roles) -> None:
+    done = program.call("migrate", *roles.options(), "--grant-read", "no'body")
+    assert (done.returncode, done.stderr) == (
+        1,
+        'error: the server has no role "no\'body": make it first, by CREATE ROLE\n',
+    )
+    with roles("app").connect() as connection, pytest.raises(sa.exc.ProgrammingError):
+        connection.exec_driver_sql("INSERT INTO outbox_event (type, data) VALUES ('t', '')")
+
+
+def test_a_database_without_roles_says_so(program: Program, sqlite_url: str) -> None:
+    done = program.call("migrate", "--grant-app", "x", OUTBOX_DATABASE_URL=sqlite_url)
+    assert (done.returncode, "leave --grant-… out" in done.stderr) == (2, True)
 
 
 def test_an_application_and_a_relay_do_with_the_rights_of_the_runbook(
-    as_role: Callable[[str], sa.Engine],
+    as_role: Roles,
 ) -> None:
     with as_role("app").begin() as connection:
         outbox.emit(connection, Counted(key="k", n=1))
@@ -71,7 +220,7 @@ def test_an_application_and_a_relay_do_with_the_rights_of_the_runbook(
 
 
 def test_a_worker_does_with_the_rights_of_the_runbook(
-    as_role: Callable[[str], sa.Engine], postgres_engine: sa.Engine
+    as_role: Roles, postgres_engine: sa.Engine
 ) -> None:
     is_broken = True
     consumer = Consumer("tests", database=as_role("worker"))
