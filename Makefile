@@ -70,7 +70,7 @@ coverage: $(VENV)/.dev servers ## tests with branch coverage of outbox/ and rela
 .PHONY: bench
 bench: $(VENV)/.dev ## measurements beside hand-written ceilings, on real servers
 	@$(BIN)/python -m tools.servers --fetch --postgres --kafka -- bash -c 'set -e; \
-		for name in relay_drain emit consume; do $(BIN)/python -m benchmarks.$$name; done'
+		for name in relay_drain emit consume commits idle; do $(BIN)/python -m benchmarks.$$name; done'
 
 .PHONY: clean
 clean: ## remove what the other targets made
