@@ -25,7 +25,6 @@ _WRONG: Final = ("42", "3F", "28", "3D")
 
 _LIMITS: Final = {
     "57014": "statement_timeout",
-    "55P03": "lock_timeout",
     "25P03": "idle_in_transaction_session_timeout",
     "57P05": "idle_session_timeout",
     "25P04": "transaction_timeout",
@@ -98,6 +97,8 @@ def unavailable(name: str, state: str | None, reason: object) -> DatabaseUnavail
             f"{name} cut the relay off by its {setting} ({reason}): `ALTER ROLE … SET {setting} ="
             " 0` for the relay's role"
         )
+    if state == "55P03":
+        return DatabaseUnavailableError(f"{name}: another holds a lock that is needed: {reason}")
     return DatabaseUnavailableError(f"{name} does not answer: {reason}")
 
 
