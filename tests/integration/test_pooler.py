@@ -9,6 +9,7 @@ import time
 import uuid
 from collections import defaultdict
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -71,6 +72,10 @@ def settings_for(url: str, **route: Any) -> Settings:
 
 def broker_of(settings: Settings) -> MemoryBroker:
     return MemoryBroker.named(settings.routes["m"].options["broker"])
+
+
+def has_arrived(broker: MemoryBroker, count: int) -> bool:
+    return len(broker.messages(TOPIC)) >= count
 
 
 def alter_database(engine: sa.Engine, setting: str) -> None:
@@ -230,7 +235,7 @@ def test_a_relay_goes_on_when_its_pooler_is_back(postgres_engine: sa.Engine, end
             for count in (1, 2):
                 with postgres_engine.begin() as connection:
                     outbox.emit(connection, Counted(key="k", n=count))
-                eventually(lambda n=count: len(broker.messages(TOPIC)) >= n)
+                eventually(partial(has_arrived, broker, count))
                 getattr(pooler, end)()
                 pooler.start()
 
