@@ -34,8 +34,9 @@ def find_pooling(engine: sa.Engine) -> Pooling:
     lends the session that was used last, so that both see one; or the one that has rested
     longest, so that one sees two in a row; other clients only mix this up further.
     """
-    with engine.connect() as first, engine.connect() as second:
-        driver: Any = first.connection.driver_connection
+    # Each is taken out of the engine's pool, which may have room for one only.
+    with _apart(engine) as first, _apart(engine) as second:
+        driver: Any = first.connection.dbapi_connection
         firsts = {_session(first)}
         if firsts == {driver.info.backend_pid}:
             return Pooling.NONE
@@ -47,6 +48,12 @@ def find_pooling(engine: sa.Engine) -> Pooling:
             if len(firsts) > 1 or len(seconds) > 1 or firsts & seconds:
                 return Pooling.TRANSACTION
     return Pooling.SESSION
+
+
+def _apart(engine: sa.Engine) -> sa.Connection:
+    connection = engine.connect()
+    connection.detach()
+    return connection
 
 
 def _session(connection: sa.Connection) -> int:

@@ -202,7 +202,9 @@ def test_a_server_without_a_pooler_is_not_taken_for_one(postgres_url: str) -> No
 
 
 def found(url: str) -> Pooling:
-    engine = make_engine(sa.make_url(url), "tests", isolation_level="READ COMMITTED")
+    """Look with an engine that never has two connections."""
+    options = {"pool_size": 1, "max_overflow": 0, "pool_timeout": 1}
+    engine = make_engine(sa.make_url(url), "tests", **options)
     try:
         return find_pooling(engine)
     finally:
