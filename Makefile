@@ -14,6 +14,7 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,\
 PIP = $(shell test -x $(BIN)/pip && echo $(BIN)/python -m pip \
 	|| echo $(PYTHON) -m pip --python $(BIN)/python) --disable-pip-version-check --quiet
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 .PHONY: help
 help: ## show this list
@@ -68,9 +69,14 @@ coverage: $(VENV)/.dev servers ## tests with branch coverage of outbox/ and rela
 	@$(BIN)/pytest -m "not slow" --cov --cov-report=term $(PYTEST_ARGS)
 
 .PHONY: bench
-bench: $(VENV)/.dev ## measurements beside hand-written ceilings, on real servers
+bench: $(VENV)/.dev ## all figures of docs/performance.md on real servers, into build/bench (BENCH_ARGS adds arguments)
 	@$(BIN)/python -m tools.servers --fetch --postgres --kafka -- bash -c 'set -e; \
-		for name in relay_drain emit consume commits idle; do $(BIN)/python -m benchmarks.$$name; done'
+		$(BIN)/python -m benchmarks $(BENCH_ARGS); \
+		for name in emit consume commits idle; do $(BIN)/python -m benchmarks.$$name; done'
+
+.PHONY: performance
+performance: $(VENV)/.dev ## write the figures in build/bench into docs/performance.md, with its pictures
+	@$(BIN)/python -m benchmarks.page
 
 .PHONY: clean
 clean: ## remove what the other targets made

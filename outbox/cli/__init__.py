@@ -1,6 +1,6 @@
 """The program `outbox`: one module a command, all above the library and the relay.
 
-app ─▶ migrate · relay · consume · status · events · dead_letters · replay · demo
+app ─▶ migrate · relay · consume · status · events · dead_letters · replay · bench · demo
           │
           ├─▶ invocation   the settings and the database of this run, read when asked for
           ├─▶ output       tables on a terminal, plain text in a pipe, JSON for scripts

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from outbox.cli import (
+    bench,
     consume,
     dead_letters,
     demo,
@@ -42,6 +43,7 @@ app.command("replay")(replay.replay)
 app.command("doctor")(doctor.doctor)
 app.command("retention")(retention.retention)
 app.add_typer(routes.app, name="routes")
+app.add_typer(bench.app, name="bench")
 
 
 def _print_version(asked: bool) -> None:  # noqa: FBT001  # typer passes the option's value

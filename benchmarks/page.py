@@ -1,0 +1,81 @@
+"""Writes measured figures into docs/performance.md: `python -m benchmarks.page [FOLDER]`.
+
+The folder holds the reports as JSON (build/bench, where `make bench` leaves them). Between the
+markers `<!-- figures: NAME -->` and `<!-- end -->` stands what this program wrote; everything else
+on the page is written by hand. Pictures are made anew beside the page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from benchmarks.pictures import PICTURES
+from outbox.bench.tables import machine_line, tables
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from outbox.bench.tables import Table
+
+ROOT: Final = Path(__file__).parents[1]
+PAGE: Final = ROOT / "docs" / "performance.md"
+FOLDER: Final = ROOT / "build" / "bench"
+MARKED: Final = re.compile(r"(<!-- figures: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.page", description=__doc__)
+    parser.add_argument("folder", nargs="?", type=Path, default=FOLDER)
+    parser.add_argument("--page", type=Path, default=PAGE)
+    options = parser.parse_args()
+    reports = read(options.folder)
+    if not reports:
+        print(f"error: there are no reports in {options.folder}: run `make bench`", file=sys.stderr)
+        return 1
+    page: Path = options.page
+    page.write_text(filled(page.read_text(), reports))
+    pictures = page.with_name("pictures")
+    pictures.mkdir(exist_ok=True)
+    for name, (report, draw) in PICTURES.items():
+        if report in reports:
+            (pictures / name).write_text(draw(reports[report]))
+            print(f"{pictures / name}")
+    print(f"{page}: {', '.join(reports)}")
+    return 0
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """Return the reports of a folder by their names."""
+    return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+
+
+def filled(page: str, reports: Mapping[str, Any]) -> str:
+    """Return the page with the figures of each report there is between its markers."""
+
+    def section(match: re.Match[str]) -> str:
+        begin, name, end = match.groups()
+        return f"{begin}{figures(reports[name])}{end}" if name in reports else match[0]
+
+    return MARKED.sub(section, page)
+
+
+def figures(report: Mapping[str, Any]) -> str:
+    """Write the tables of one report, and where they come from, in Markdown."""
+    parts = [markdown(table) for table in tables(report)]
+    day = report["started_at"][:10]
+    return "\n".join([*parts, f"Measured on {day}: {machine_line(report)}.\n"])
+
+
+def markdown(table: Table) -> str:
+    rule = ["---" if index < table.left else "---:" for index in range(len(table.titles))]
+    lines = [table.titles, rule, *table.rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

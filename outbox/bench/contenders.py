@@ -1,0 +1,102 @@
+"""What is measured, and what it is measured against; each runs in a process of its own."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import psycopg
+import sqlalchemy as sa
+
+from outbox.bench.handwritten import drain, poll
+from outbox.settings import RouteSettings, Settings
+from relay.daemon import Relay, Until, spare_collector
+from relay.database import make_engine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+
+@dataclass
+class Counted:
+    """What this process has sent to the database so far."""
+
+    statements: int = 0
+
+
+counted = Counted()
+
+
+class CountingCursor(psycopg.Cursor[Any]):
+    """Counts the statements that are sent through it."""
+
+    def execute(self, *arguments: Any, **options: Any) -> Any:
+        """Count, and execute."""
+        counted.statements += 1
+        return super().execute(*arguments, **options)
+
+
+def drain_by_relay(*, url: str, name: str, route: Mapping[str, Any]) -> dict[str, float]:
+    """Drain by the relay as an operator runs it; the clock starts before it connects."""
+    settings = _settings(url, name, route)
+
+    def run() -> int:
+        spare_collector()
+        summary = Relay(settings).run(until=Until.DRAINED).routes[name]
+        if summary.error is not None:
+            raise RuntimeError(summary.error)
+        return summary.published
+
+    return _clocked(run)
+
+
+def drain_by_hand(
+    *,
+    database: Mapping[str, Any],
+    kafka: Mapping[str, str],
+    topic: str,
+    page: int,
+) -> dict[str, float]:
+    """Drain by the hand-written script."""
+    return _clocked(lambda: drain.drain(database, kafka, topic, page))
+
+
+def relay(*, url: str, name: str, route: Mapping[str, Any]) -> None:
+    """Relay until killed, as `outbox relay` does, and count the statements."""
+    settings = _settings(url, name, route)
+    engine = make_engine(settings.url)
+    sa.event.listen(engine, "connect", _count)
+    spare_collector()
+    summary = Relay(settings, engine=engine).run().routes[name]
+    raise RuntimeError(summary.error)
+
+
+def poll_by_hand(*, database: Mapping[str, Any], kafka: Mapping[str, str], topic: str) -> None:
+    """Relay by the hand-written script until killed."""
+    poll.relay(database, kafka, topic)
+
+
+BY_NAME: Final[Mapping[str, Callable[..., Any]]] = {
+    each.__name__: each for each in (drain_by_relay, drain_by_hand, relay, poll_by_hand)
+}
+
+
+def _clocked(run: Callable[[], int]) -> dict[str, float]:
+    """Run something that moves rows; importing it costs nothing here."""
+    started, cpu_started = time.perf_counter(), time.process_time()
+    count = run()
+    return {
+        "count": count,
+        "seconds": time.perf_counter() - started,
+        "cpu_seconds": time.process_time() - cpu_started,
+    }
+
+
+def _settings(url: str, name: str, route: Mapping[str, Any]) -> Settings:
+    routes = {name: RouteSettings.model_validate(route)}
+    return Settings.model_validate({"database_url": url, "source": "/bench", "routes": routes})
+
+
+def _count(connection: psycopg.Connection[Any], _record: object) -> None:
+    connection.cursor_factory = CountingCursor

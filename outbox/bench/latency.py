@@ -1,0 +1,231 @@
+"""`outbox bench latency`: from commit to a record that a consumer can read, at a steady rate.
+
+A writer commits one event at a time, as an application does, and notes when its commit returned;
+a reader notes when the record is there. Both are threads of one process, on one clock. The same is
+done for a record that is produced without a database, and with a hand-written script between.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+import outbox
+from outbox.bench.child import Child
+from outbox.bench.events import order_placed
+from outbox.bench.handwritten.direct import Direct
+from outbox.bench.place import driver_arguments
+from outbox.bench.records import Arrivals
+from outbox.bench.relay import BY_HAND, relay_name
+from outbox.bench.report import Series, percentile
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from outbox.bench.place import Place
+    from outbox.bench.report import Figures
+
+    Write = Callable[[int], tuple[str, int]]
+    """Writes event number n; returns its id, and when it was written, in nanoseconds."""
+
+DIRECT: Final = "direct produce"
+WARM_UP: Final = 50
+"""Events that are sent first and not counted."""
+FIRST_SECONDS: Final = 0.2
+"""How long a first event is waited for before another one is sent."""
+ARRIVAL_SECONDS: Final = 30.0
+SHOWN: Final = (*range(100), 99.5, 99.9, 100)
+"""The percentiles that are kept for a picture."""
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One way from the commit to the broker through a relay."""
+
+    delivery: str
+    has_doorbell: bool
+
+    @property
+    def name(self) -> str:
+        """As people read it."""
+        name = relay_name(self.delivery)
+        return name if self.has_doorbell else f"{name}, no doorbell"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What is to be measured."""
+
+    per_second: int = 200
+    """Commits a second."""
+    seconds: float = 10.0
+    """Of each contender in each round."""
+    size: int = 200
+    """Bytes of data of one event."""
+    deliveries: Sequence[str]
+    """What publishing guarantees."""
+    rounds: int = 3
+    doorbells: Sequence[bool] = (True,)
+    """Whether the writer has a doorbell."""
+    idle_seconds: float = 20.0
+    """How long an idle relay is watched; 0 for not at all."""
+
+
+def measure(place: Place, plan: Plan, tell: Callable[[str], None]) -> Iterator[Series]:
+    """Measure the latencies, then what an idle relay costs; yield a series for each."""
+    ways = [Way(each, has_bell) for each in plan.deliveries for has_bell in plan.doorbells]
+    contenders = {DIRECT: None, BY_HAND: None, **{way.name: way for way in ways}}
+    samples: dict[str, list[float]] = {name: [] for name in contenders}
+    rounds = []
+    for number in range(1, plan.rounds + 1):
+        figures: dict[str, Figures] = {}
+        for name, way in contenders.items():
+            tell(f"round {number} of {plan.rounds}: {name}")
+            with place.broker.topic("latency") as topic:
+                latencies = _latencies(place, plan, name, way, topic)
+            samples[name].extend(latencies)
+            figures[name] = _figures(latencies)
+        rounds.append(figures)
+    yield Series(
+        kind="latency",
+        where={"commits_per_second": plan.per_second, "bytes": plan.size},
+        rounds=rounds,
+        differences=("p50_ms", "p90_ms", "p99_ms", "max_ms"),
+        extra={name: {"percentiles": _percentiles(found)} for name, found in samples.items()},
+    )
+    if plan.idle_seconds:
+        idle = {}
+        for way in (each for each in ways if each.has_doorbell):
+            tell(f"idle for {plan.idle_seconds:g} s: {way.name}")
+            idle[way.name] = _idle(place, plan, way)
+        yield Series(kind="idle", where={"seconds": plan.idle_seconds}, rounds=[idle])
+
+
+def _latencies(place: Place, plan: Plan, name: str, way: Way | None, topic: str) -> list[float]:
+    """Return the milliseconds of each event through one contender."""
+    if name == DIRECT:
+        with _direct(place, plan, topic) as write, _arrivals(place, topic) as arrivals:
+            return _timed(plan, write, arrivals, lambda: None)
+    function, arguments = _contender(place, way, topic)
+    with (
+        Child(function, arguments) as child,
+        _committing(place, plan, has_doorbell=way is not None and way.has_doorbell) as write,
+        _arrivals(place, topic) as arrivals,
+    ):
+        return _timed(plan, write, arrivals, child.require_alive)
+
+
+def _contender(place: Place, way: Way | None, topic: str) -> tuple[str, dict[str, Any]]:
+    if way is None:
+        database, kafka = driver_arguments(place.url), place.broker.config
+        return "poll_by_hand", {"database": database, "kafka": kafka, "topic": topic}
+    # From now on: what the contenders before it have sent is not sent again.
+    route = {**place.broker.route(topic, way.delivery), "start": "now"}
+    url = place.url.render_as_string(hide_password=False)
+    return "relay", {"url": url, "name": topic, "route": route}
+
+
+def _timed(
+    plan: Plan, write: Write, arrivals: Arrivals, require_alive: Callable[[], None]
+) -> list[float]:
+    _until_one_arrives(write, arrivals, require_alive)
+    _paced(plan.per_second, range(WARM_UP), write, arrivals)
+    count = max(1, round(plan.per_second * plan.seconds))
+    return _paced(plan.per_second, range(count), write, arrivals)
+
+
+def _until_one_arrives(write: Write, arrivals: Arrivals, require_alive: Callable[[], None]) -> None:
+    """Write until one comes through: nothing else says that the contender is at work."""
+    sent: dict[str, int] = {}
+    deadline = time.monotonic() + ARRIVAL_SECONDS
+    while True:
+        event_id, at = write(0)
+        sent[event_id] = at
+        if arrivals.wait_for_any(FIRST_SECONDS):
+            return
+        require_alive()
+        if time.monotonic() > deadline:
+            arrivals.wait(sent, 0)  # which says what is missing
+
+
+def _paced(
+    per_second: int, numbers: Sequence[int], write: Write, arrivals: Arrivals
+) -> list[float]:
+    """Write so many a second; return for each how many milliseconds later it could be read."""
+    written: dict[str, int] = {}
+    started = time.monotonic()
+    for number in numbers:
+        time.sleep(max(0.0, started + number / per_second - time.monotonic()))
+        event_id, at = write(number)
+        written[event_id] = at
+    arrived = arrivals.wait(written, ARRIVAL_SECONDS)
+    return [(arrived[each] - at) / 1e6 for each, at in written.items()]
+
+
+@contextmanager
+def _direct(place: Place, plan: Plan, topic: str) -> Iterator[Write]:
+    producer = Direct(place.broker.config, topic)
+    event = order_placed(0, plan.size)
+    data = event.model_dump_json().encode()
+    yield lambda number: producer.produce(order_placed(number, 0).order_id, data)
+    producer.close()
+
+
+@contextmanager
+def _committing(place: Place, plan: Plan, *, has_doorbell: bool) -> Iterator[Write]:
+    engine = sa.create_engine(place.url)
+    doorbell = outbox.Doorbell(engine) if has_doorbell else nullcontext()
+
+    def write(number: int) -> tuple[str, int]:
+        with Session(engine) as session, session.begin():
+            envelope = outbox.emit(session, order_placed(number, plan.size))
+        return envelope.id, time.monotonic_ns()
+
+    try:
+        with doorbell:
+            yield write
+    finally:
+        engine.dispose()
+
+
+def _arrivals(place: Place, topic: str) -> Arrivals:
+    return Arrivals(place.broker.config, topic, place.broker.partitions)
+
+
+def _figures(latencies: Sequence[float]) -> Figures:
+    ordered = sorted(latencies)
+    found = {f"p{percent}_ms": percentile(ordered, percent) for percent in (50, 90, 99)}
+    return {**found, "max_ms": ordered[-1], "count": len(ordered)}
+
+
+def _percentiles(latencies: Sequence[float]) -> list[Mapping[str, float]]:
+    ordered = sorted(latencies)
+    return [{"percent": each, "ms": percentile(ordered, each)} for each in SHOWN]
+
+
+def _idle(place: Place, plan: Plan, way: Way) -> Figures:
+    """Watch a relay that has nothing to do."""
+    with place.broker.topic("idle") as topic:
+        function, arguments = _contender(place, way, topic)
+        with (
+            Child(function, arguments) as child,
+            _committing(place, plan, has_doorbell=True) as write,
+            _arrivals(place, topic) as arrivals,
+        ):
+            _until_one_arrives(write, arrivals, child.require_alive)
+            time.sleep(min(1.0, plan.idle_seconds))  # its pauses have become as long as they do
+            before, started = child.look(), time.monotonic()
+            time.sleep(plan.idle_seconds)
+            after, seconds = child.look(), time.monotonic() - started
+    cpu = after.cpu_seconds - before.cpu_seconds
+    statements = after.statement_count - before.statement_count
+    return {
+        "cpu_percent": cpu / seconds * 100,
+        "statements_per_second": statements / seconds,
+        "peak_bytes": after.peak_bytes,
+    }
