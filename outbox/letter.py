@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Literal
 
 from outbox import codec
@@ -101,14 +102,23 @@ def _message_columns(message: Message, place: str | None) -> dict[str, Any]:
     empty = ("version", "subject", "time", "content_type", "sequence")
     return {
         **dict.fromkeys(empty),
-        "event_id": place,
+        "event_id": message_id(message, place),
         "source": "",
         "type": None,
         "partition_key": None if message.key is None else _shortened(_readable(message.key)),
         "headers": {
-            name.replace("\0", "\\x00"): _readable(value) for name, value in message.headers
+            name.replace("\0", "\\x00"): _readable(value or b"") for name, value in message.headers
         },
     }
+
+
+def message_id(message: Message, place: str) -> str:
+    """Return what a message that is no event is known by: where it stood, and its digest.
+
+    The place is not enough: a topic that was deleted and made again has others there.
+    """
+    content = (message.key, list(message.headers), message.data)
+    return f"{place}#{blake2b(repr(content).encode(), digest_size=8).hexdigest()}"
 
 
 def _readable(raw: bytes) -> str:

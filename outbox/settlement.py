@@ -11,6 +11,7 @@ from outbox.batch import DONE, Conflict, Fault, Pause, Try, Unavailable, plan
 from outbox.dead_letter import Failure
 from outbox.envelope import Envelope
 from outbox.errors import DecodeError, PermanentError
+from outbox.letter import message_id
 from outbox.transaction import Job
 
 if TYPE_CHECKING:
@@ -57,13 +58,13 @@ class Received(NamedTuple):
     """A message where it is no event."""
     place: str
     identity: inbox.EventId
-    """What the inbox knows it by: where it stood when it is no event."""
+    """What the inbox knows it by: a name of its own where it is no event."""
     error: DecodeError | None = None
     """Why it is no event."""
 
     @property
     def name(self) -> str:
-        """Its id, or where it stood when it has none."""
+        """Its id, or its name where it has none."""
         return self.identity[1]
 
 
@@ -84,7 +85,8 @@ def read(delivery: Delivery) -> Received:
     try:
         envelope = decode(delivery.message)
     except DecodeError as exc:
-        return Received(delivery.message, place, ("", place), exc)
+        name = message_id(delivery.message, place)
+        return Received(delivery.message, place, ("", name), exc)
     return Received(envelope, place, identity(envelope))
 
 

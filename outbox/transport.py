@@ -70,7 +70,8 @@ class Message(NamedTuple):
 
     topic: str
     key: bytes | None
-    headers: Sequence[tuple[str, bytes]]
+    headers: Sequence[tuple[str, bytes | None]]
+    """None is a header without a value, which reads as an empty one."""
     data: bytes
 
 

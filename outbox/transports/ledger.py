@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
@@ -19,12 +19,12 @@ class Ledger(Generic[P]):
     """
 
     def __init__(self) -> None:
-        self._unsettled: dict[P, deque[int]] = {}
+        self._unsettled: defaultdict[P, deque[int]] = defaultdict(deque)
         self._acked: dict[P, set[int]] = {}
 
     def deliver(self, partition: P, offset: int) -> None:
         """Note that an offset was handed out."""
-        self._unsettled.setdefault(partition, deque()).append(offset)
+        self._unsettled[partition].append(offset)
 
     def ack(self, partition: P, offsets: Sequence[int]) -> int | None:
         """Settle offsets; return the offset to commit, or None where none can be yet.

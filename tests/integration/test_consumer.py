@@ -273,6 +273,25 @@ def test_what_is_no_event_and_was_discarded_stays_so_when_it_comes_again(
     assert [each.place for each in letters(engine)] == ["tests[0]@1"]
 
 
+def test_what_is_no_event_is_another_one_in_a_topic_that_was_made_again(
+    engine: sa.Engine, consumer: Consumer
+) -> None:
+    for data, key in ((b"junk", None), (b"other junk", None), (b"junk", b"k")):
+        assert consume(consumer, [Message("tests", key, [], data)]) == Counts(dead=1)
+    assert [each.place for each in letters(engine)] == ["tests[0]@0"] * 3
+    assert [each.content.data for each in letters(engine)] == [b"junk", b"other junk", b"junk"]
+
+
+def test_a_header_without_a_value_does_no_harm(engine: sa.Engine, consumer: Consumer) -> None:
+    junk = Message("tests", None, [("ce_id", None), ("other", None)], b"junk")
+    with_null = message(counted("k", 1))
+    with_null = with_null._replace(headers=[*with_null.headers, ("other", None)])
+    assert consume(consumer, [junk, with_null]) == Counts(handled=1, dead=1)
+    (letter,) = letters(engine)
+    assert isinstance(letter.content, Message)
+    assert dict(letter.content.headers) == {"ce_id": b"", "other": b""}
+
+
 # Random, because an index compresses what repeats itself.
 LONG: Final = random.Random(1).randbytes(6_000).hex().encode()
 

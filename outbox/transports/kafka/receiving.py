@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import defaultdict
-from typing import TYPE_CHECKING, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as KafkaMessage
@@ -174,14 +174,9 @@ class KafkaSubscriber:
             raise BrokerUnavailableError("the client handed out a message without a place")
         partition = Partition(topic, number)
         self._ledger.deliver(partition, offset)
-        headers = cast("list[tuple[str, bytes | None]]", message.headers() or [])
-        content = Message(
-            topic=topic,
-            key=_bytes(message.key()),
-            headers=[(name, value or b"") for name, value in headers],
-            # A tombstone carries no value at all.
-            data=_bytes(message.value()) or b"",
-        )
+        headers: Any = message.headers() or ()
+        # A tombstone carries no value at all.
+        content = Message(topic, _bytes(message.key()), headers, _bytes(message.value()) or b"")
         return Delivery(content, f"{topic}[{number}]@{offset}", (partition, offset))
 
     def _commit(self) -> None:
