@@ -22,6 +22,3 @@ SELECT needed.relation, needed.privilege
 UNION ALL
 SELECT 'FUNCTION pg_control_system()', 'EXECUTE'
  WHERE NOT has_function_privilege('pg_control_system()', 'EXECUTE');
-
--- name: clock
-SELECT extract(epoch FROM clock_timestamp())::float8;

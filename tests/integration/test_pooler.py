@@ -51,10 +51,10 @@ def eventually(fact: Callable[[], object], seconds: float = 30.0) -> None:
 
 
 @contextmanager
-def many_sessions(url: str) -> Iterator[None]:
+def many_sessions(url: str, count: int = 4) -> Iterator[None]:
     """Have the pooler hold several sessions of a database, so that clients change between them."""
     with ExitStack() as stack:
-        for _ in range(4):
+        for _ in range(count):
             connection = stack.enter_context(psycopg.connect(dsn(url), prepare_threshold=None))
             connection.execute("SELECT 1")
         # In a transaction each: there are as many sessions as clients now.
@@ -192,8 +192,9 @@ def test_a_pooler_is_found_with_its_mode(
     ) as pooler:
         url = pooler.through(postgres_url)
         if "default_pool_size" not in mode and "pool_mode" not in mode:
-            with many_sessions(url):
-                assert found(url) is expected
+            for count in (2, 5):
+                with many_sessions(url, count):
+                    assert found(url) is expected
         assert found(url) is expected
 
 
