@@ -29,6 +29,8 @@ CONFLICT_STATES: Final = frozenset({"40001", "40P01", "55P03"})
 """SQLSTATE of a serialization failure, a deadlock, and a lock that took too long."""
 OUTAGE_STATES: Final = ("08", "25006", "53", "57P", "58")
 """How the SQLSTATE of an outage begins: connection, read-only, resources, shutdown, system."""
+UNPREPARED_STATES: Final = frozenset({"26000", "42P05"})
+"""A prepared statement is not there, or another client's is: the session is not the engine's."""
 SQLITE_ERROR: Final = 1
 """SQLite's code for what other databases call a programming error: a table is missing."""
 SQLITE_LOCKED: Final = frozenset({5, 6})
@@ -215,11 +217,18 @@ class Progress:
     def judge(self, error: Exception) -> Outcome:
         """Return the outcome of a transaction that raised; ask before its session is closed.
 
-        Raises `ConfigurationError` where the tables or the rights are missing.
+        Raises `ConfigurationError` where the tables or the rights are missing, and where a pooler
+        lost what the engine had prepared.
         """
         state = sqlstate(error)
         if self._is_lost() or (state or "").startswith(OUTAGE_STATES):
             return Unavailable(error)
+        if state in UNPREPARED_STATES:
+            raise ConfigurationError(
+                "the engine of the consumer prepares statements, which behind a connection pooler"
+                f" are in another session ({getattr(error, 'orig', error)}): make the engine with"
+                ' connect_args={"prepare_threshold": None}'
+            ) from error
         if not self._is_prepared:
             return _judge_unprepared(error)
         if sqlite_code(error) in SQLITE_LOCKED and self._suspect is None:

@@ -110,7 +110,7 @@ def _tables(engine: sa.Engine) -> Finding:
 
 def _rights(engine: sa.Engine) -> Finding:
     if engine.dialect.name != "postgresql":
-        return Finding("rights", "ok", "whoever opens the database may do all")
+        return Finding("rights", "ok", "they are looked at on PostgreSQL only")
     needed = [
         (relation, privilege)
         for relation, privileges in RIGHTS["relay"].items()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import Session
 
 import outbox
@@ -22,7 +23,7 @@ from outbox import migration
 from outbox.consumer import Consumer
 from outbox.dead_letter import Filter, request
 from outbox.engine import make_async_engine, make_engine
-from outbox.errors import DatabaseUnavailableError
+from outbox.errors import ConfigurationError, DatabaseUnavailableError
 from outbox.publisher import EventPublisher
 from outbox.settings import Settings
 from outbox.table import outbox_checkpoint
@@ -32,7 +33,17 @@ from relay import database
 from relay.capture import open_capture
 from relay.daemon import Relay, Until
 from relay.pooler import Pooling, find_pooling
-from tests.integration.consuming import TYPE, Base, Counted, effects, letters, write
+from tests.integration.consuming import (
+    QUICK,
+    TYPE,
+    Base,
+    Counted,
+    consume,
+    counted,
+    effects,
+    letters,
+    write,
+)
 from tools.servers import pgbouncer
 
 if TYPE_CHECKING:
@@ -226,6 +237,25 @@ def test_a_relay_says_once_at_its_start_what_a_pooler_takes_from_it(
             outbox.emit(connection, Counted(key="k", n=1))
         eventually(lambda: broker_of(settings).messages(TOPIC))
     assert told().count("pooler") == 1
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_worker_whose_engine_prepares_statements_ends_and_blames_no_event(
+    pooled_url: str, pooled_engine: sa.Engine, kind: str
+) -> None:
+    Base.metadata.create_all(pooled_engine)
+    is_async = kind == "async"
+    engine: Any = create_async_engine(pooled_url) if is_async else sa.create_engine(pooled_url)
+    consumer = Consumer("tests", database=engine)
+    consumer.on(Counted)(write)
+    one_by_one = QUICK.model_copy(update={"batch_size": 1})
+    with (
+        many_sessions(pooled_url),
+        pytest.raises(ConfigurationError, match=r"prepare_threshold.*None"),
+    ):
+        consume(consumer, [counted("k", n) for n in range(40)], one_by_one)
+    assert letters(pooled_engine) == []
+    getattr(engine, "sync_engine", engine).dispose(close=not is_async)
 
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
