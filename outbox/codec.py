@@ -45,7 +45,7 @@ ATTRIBUTES: Final = frozenset(
 def stored_headers(envelope: Envelope) -> dict[str, str]:
     """Return the `headers` column of an envelope: its extensions and the application's own."""
     values = _extensions(envelope)
-    if not any(values):
+    if values.count(None) == len(values):
         return dict(envelope.headers)
     extensions = zip(EXTENSIONS, values, strict=True)
     return {
@@ -149,7 +149,7 @@ def to_headers(envelope: Envelope, prefix: str = "ce_") -> list[tuple[str, bytes
     The partition key is the record's key, so it is not repeated here.
     """
     headers = [
-        *_fixed_headers(
+        *fixed_headers(
             prefix, envelope.source or "", envelope.type, envelope.version, envelope.content_type
         ),
         (prefix + "id", envelope.id.encode()),
@@ -177,7 +177,7 @@ def to_headers(envelope: Envelope, prefix: str = "ce_") -> list[tuple[str, bytes
 
 
 @lru_cache(maxsize=1_000)
-def _fixed_headers(
+def fixed_headers(
     prefix: str, source: str, event_type: str, version: int, content_type: str
 ) -> tuple[tuple[str, bytes], ...]:
     """Return the headers that all events of one type and producer share."""

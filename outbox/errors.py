@@ -13,6 +13,7 @@ OutboxError
 │   ├── BrokerUnavailableError      … the broker does not answer
 │   ├── DestinationRefusedError     … it refuses everything: a topic or right is missing
 │   ├── HeldBackError               … an earlier event of its key has to be settled first
+│   ├── InDoubtError                … it is not known whether a transaction was committed
 │   └── LeaseLostError              … another relay holds the route, or its position was moved
 └── PermanentError                  set this one event aside: it can never succeed
     ├── RecordRefusedError          … the destination can never take this record
@@ -75,6 +76,13 @@ class DestinationRefusedError(TransientError):
 
 class HeldBackError(TransientError):
     """An earlier event of its key was not published, so this one was not sent either."""
+
+
+class InDoubtError(TransientError):
+    """It is not known whether a transaction was committed, or it is no longer ours to say.
+
+    The progress that the broker recorded last tells.
+    """
 
 
 class LeaseLostError(TransientError):

@@ -56,7 +56,7 @@ class RouteSettings(BaseModel):
     route stops."""
     start: Literal["beginning", "now"] = "beginning"
     """Where a route that never ran starts."""
-    page_size: Annotated[int, Field(ge=1, le=50_000)] = 5_000
+    page_size: Annotated[int, Field(ge=1, le=50_000)] = 10_000
     """Rows read and published at once, at most."""
     lease_seconds: Annotated[float, Field(ge=1)] = 15.0
     """How long a relay may be silent before another one takes the route over."""

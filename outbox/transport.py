@@ -8,7 +8,7 @@ implementation passes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,6 +62,33 @@ class Publisher(Protocol):
 
     def close(self) -> None:
         """Release the connection; idempotent. Nothing is in flight between two publishes."""
+        ...
+
+
+@runtime_checkable
+class TransactionalPublisher(Publisher, Protocol):
+    """A publisher whose broker stores a batch and the route's progress together, or neither.
+
+    The progress tells whoever publishes next how far the one before came, so that it neither
+    repeats nor leaves out anything.
+    """
+
+    def take_over(self, identity: str, /) -> bytes | None:
+        """Become the only publisher of a route; return its last progress, None where there is none.
+
+        Call it before anything is published, and again after `InDoubtError`. From then on the
+        broker turns away every publisher of the same identity that took over earlier. Raises
+        `TransientError`, after which it may be called again, or `ConfigurationError`.
+        """
+        ...
+
+    def publish_with(self, batch: Sequence[Envelope], progress: bytes, /) -> Sequence[Outcome]:
+        """Store a batch and its progress together: all outcomes are `Published`, or none is.
+
+        Where none is, those that can never be stored are `Dead`, and all others are `Retry`.
+        Raises `InDoubtError` where it is not known which: `take_over` tells by the progress
+        that it returns. Otherwise as `publish`.
+        """
         ...
 
 

@@ -8,23 +8,28 @@ from __future__ import annotations
 
 import logging
 import threading
+import uuid
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
 
 from outbox import dead_letter
 from outbox.errors import DatabaseUnavailableError, LeaseLostError, OutboxError
 from outbox.retry import BackOff
 from relay import lease
 from relay.database import transaction
+from relay.progress import Mark, read_mark
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import sqlalchemy as sa
 
     from outbox.dead_letter import Failure
     from relay.capture import Position
     from relay.lease import Grant, Trust
+
+    _Settled = tuple[Position, Mark]
 
 log = logging.getLogger(__name__)
 
@@ -34,32 +39,12 @@ RENEW_SECONDS: Final = 2.0
 """The longest time between two: so soon an idle route learns that its position was moved."""
 
 
-class Progress(Protocol):
-    """Where a term starts, and where it records how far it came.
-
-    The route knows no more of it than this, so that a publisher whose broker keeps the position
-    in its own transaction can take its place.
-    """
-
-    @property
-    def stored(self) -> Mapping[str, Any] | None:
-        """The stored position; None where the route never ran."""
-        ...
-
-    def settle(self, position: Position, /, *, soon: bool = True) -> None:
-        """Say that everything up to a position is settled; it is stored later, `soon` or not."""
-        ...
-
-    def set_aside(self, position: Position, failures: Sequence[Failure], /) -> None:
-        """Write letters and the position behind them in one transaction, before it returns.
-
-        Raises `LeaseLostError`, or `DatabaseUnavailableError` after which it may be called again.
-        """
-        ...
-
-
 class Checkpoint:
-    """The `Progress` of one term in `outbox_checkpoint`, and the lease that guards it."""
+    """How far one term came, in `outbox_checkpoint`, and the lease that guards it.
+
+    Each position is stored with a mark that tells whether it is newer than what a transactional
+    broker has recorded (see `relay.progress`).
+    """
 
     def __init__(
         self,
@@ -71,6 +56,10 @@ class Checkpoint:
     ) -> None:
         """Take over a granted lease; `on_failure` is told when it is lost."""
         self.stored = grant.position
+        """The position that the term before stored; None where the route never ran."""
+        self.stored_mark = read_mark((grant.position or {}).get("mark"))
+        """The mark it was stored with; None where it follows from no earlier one."""
+        self.identity = grant.identity
         self.trust = trust
         self._engine = engine
         self._route = grant.route
@@ -79,8 +68,11 @@ class Checkpoint:
         self._error = grant.error
         self._seconds = seconds
         self._on_failure = on_failure
-        self._position: Position | None = None
-        self._written: Position | None = None
+        lineage = self.stored_mark.lineage if self.stored_mark else uuid.uuid4().hex
+        self._mark = Mark(lineage, grant.token, 0)
+        self._step = 0
+        self._settled: _Settled | None = None
+        self._written: _Settled | None = None
         self._is_lost = False
         self._writing = threading.Lock()
         self._wake = threading.Event()
@@ -91,21 +83,38 @@ class Checkpoint:
         """Begin to renew the lease."""
         self._thread.start()
 
+    def next_mark(self) -> Mark:
+        """Return the mark of a transaction that is about to begin."""
+        self._step += 1
+        return replace(self._mark, step=self._step)
+
+    def reached(self, mark: Mark) -> None:
+        """Say that the broker has recorded a mark: what is settled from now on comes after it."""
+        self._mark = mark
+
     def settle(self, position: Position, /, *, soon: bool = True) -> None:
         """Say that everything up to a position is settled; it is stored later."""
-        self._position = position
+        self._settled = (position, self._mark)
         if soon:
             self._wake.set()
 
-    def set_aside(self, position: Position, failures: Sequence[Failure], /) -> None:
-        """Write letters and the position behind them in one transaction."""
+    def set_aside(
+        self, position: Position, failures: Sequence[Failure], letters: Sequence[int] = (), /
+    ) -> None:
+        """Write letters, and mark those that were published, with the position behind them.
+
+        It is one transaction, committed when this returns. Raises `LeaseLostError`, or
+        `DatabaseUnavailableError` after which it may be called again.
+        """
+        settled = (position, self._mark)
         with self._writing:
             asked_at = self.trust.clock()
             with transaction(self._engine) as connection:
-                self._advance(connection, position)
+                self._advance(connection, settled)
                 dead_letter.record(connection, "relay", self._route, failures)
-            self._advanced(position)
-            self._position = position
+                dead_letter.resolve(connection, letters)
+            self._advanced(settled)
+            self._settled = settled
             self.trust.extend(asked_at)
 
     @contextmanager
@@ -130,15 +139,15 @@ class Checkpoint:
         """Store the position settled last, or renew the lease where there is no new one."""
         with self._writing:
             asked_at = self.trust.clock()
-            position = self._position
-            is_new = position is not None and position != self._written
+            settled = self._settled
+            is_new = settled != self._written
             with transaction(self._engine) as connection:
-                if position is not None and is_new:
-                    self._advance(connection, position)
+                if settled is not None and is_new:
+                    self._advance(connection, settled)
                 else:
                     self._renew(connection)
-            if position is not None and is_new:
-                self._advanced(position)
+            if settled is not None and is_new:
+                self._advanced(settled)
             self.trust.extend(asked_at)
 
     def close(self) -> None:
@@ -149,7 +158,7 @@ class Checkpoint:
             self._thread.join()
         facts = {"route": self._route}
         try:
-            if not self._is_lost and self._position != self._written:
+            if not self._is_lost and self._settled != self._written:
                 self.store()
         except OutboxError as exc:
             log.warning("the last position was not stored", extra=facts | {"error": str(exc)})
@@ -190,14 +199,17 @@ class Checkpoint:
         with self._noticing_loss():
             lease.renew(connection, self._route, self._token, self._version, self._seconds)
 
-    def _advance(self, connection: sa.Connection, position: Position) -> None:
-        stored, seconds = position.to_json(), self._seconds
+    def _advance(self, connection: sa.Connection, settled: _Settled) -> None:
+        position, mark = settled
+        stored = position.to_json() | {"mark": mark.to_json()}
         with self._noticing_loss():
-            lease.advance(connection, self._route, self._token, self._version, stored, seconds)
+            lease.advance(
+                connection, self._route, self._token, self._version, stored, self._seconds
+            )
 
-    def _advanced(self, position: Position) -> None:
+    def _advanced(self, settled: _Settled) -> None:
         self._version += 1
-        self._written = position
+        self._written = settled
 
     @contextmanager
     def _noticing_loss(self) -> Iterator[None]:

@@ -32,6 +32,8 @@ class Grant:
     """The lease, as it was given."""
 
     route: str
+    identity: str
+    """What tells the route apart from those that are called the same in other databases."""
     token: int
     version: int
     position: Mapping[str, Any] | None
@@ -90,13 +92,17 @@ def acquire(connection: sa.Connection, route: str, holder: str, seconds: float) 
         .where(checkpoint.c.route == route, free)
         .values(holder=holder, token=checkpoint.c.token + 1, expires_at=now_plus(seconds))
         .returning(
-            checkpoint.c.token, checkpoint.c.version, checkpoint.c.position, checkpoint.c.error
+            checkpoint.c.identity,
+            checkpoint.c.token,
+            checkpoint.c.version,
+            checkpoint.c.position,
+            checkpoint.c.error,
         )
     ).one_or_none()
     if taken is None:
         return Held(connection.scalar(query.with_only_columns(checkpoint.c.holder)) or "")
-    token, version, position, error = taken
-    return Grant(route, token, version, position, error)
+    identity, token, version, position, error = taken
+    return Grant(route, identity, token, version, position, error)
 
 
 def _create(connection: sa.Connection, route: str) -> None:

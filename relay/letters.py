@@ -40,12 +40,17 @@ class Letters:
         engine: sa.Engine,
         route: str,
         limit: int,
-        publish: Callable[[Sequence[Envelope]], Sequence[Outcome]],
+        publish: Callable[[Sequence[Envelope], Sequence[int]], Sequence[Outcome]],
         guarded: Callable[[], AbstractContextManager[sa.Connection]],
     ) -> None:
-        """Publish at most `limit` at once; `guarded` opens a transaction of the lease's holder."""
-        self.blocked: set[str] = set()
+        """Publish at most `limit` at once; `guarded` opens a transaction of the lease's holder.
+
+        `publish` takes the events, and the ids of the letters that they come from.
+        """
+        self.blocked: set[bytes] = set()
         """Keys whose events have to wait behind a letter."""
+        self.published: tuple[int, ...] = ()
+        """Letters whose events were published, although the database does not say so yet."""
         self._engine = engine
         self._route = route
         self._limit = limit
@@ -84,27 +89,27 @@ class Letters:
         result is written under the lease: a relay that lost it changes no letter.
         """
         started = time.monotonic()
+        if self.published:
+            self._mark(plan.Replayed(self.published, (), None))
         ready = self._load()
         pause = max(LOOK_SECONDS, LOOK_SHARE * (time.monotonic() - started))
         result = self._replay(ready) if ready else NOTHING
-        self._next_look = time.monotonic() + (0.0 if result.resolved else pause)
+        self._next_look = time.monotonic() + (0.0 if result.has_progressed else pause)
         return result
 
     def _load(self) -> Sequence[Letter]:
         with transaction(self._engine) as connection:
-            self.blocked = dead_letter.blocked_keys(connection, "relay", self._route)
+            self.blocked = self._blocked_keys(connection)
             return dead_letter.ready(
                 connection, "relay", self._route, self._limit, heads_only=False
             )
 
     def _replay(self, letters: Sequence[Letter]) -> plan.Replayed:
-        outcomes = self._publish([_again(letter) for letter in letters])
+        ids = [letter.id for letter in letters]
+        outcomes = self._publish([_again(letter) for letter in letters], ids)
         result = plan.replayed(letters, outcomes)
-        with self._guarded() as connection:
-            dead_letter.resolve(connection, result.resolved)
-            for number, reason in result.failed:
-                dead_letter.fail_again(connection, number, reason)
-            self.blocked = dead_letter.blocked_keys(connection, "relay", self._route)
+        self.published = result.resolved
+        self._mark(result)
         facts = {
             "route": self._route,
             "published": len(result.resolved),
@@ -114,6 +119,19 @@ class Letters:
             facts["error"] = str(result.error)
         log.info("dead letters were tried again", extra=facts)
         return result
+
+    def _mark(self, result: plan.Replayed) -> None:
+        """Write what became of letters."""
+        with self._guarded() as connection:
+            dead_letter.resolve(connection, result.resolved)
+            for number, reason in result.failed:
+                dead_letter.fail_again(connection, number, reason)
+            self.blocked = self._blocked_keys(connection)
+        self.published = ()
+
+    def _blocked_keys(self, connection: sa.Connection) -> set[bytes]:
+        keys = dead_letter.blocked_keys(connection, "relay", self._route)
+        return {key.encode() for key in keys}
 
 
 def _again(letter: Letter) -> Envelope:

@@ -15,7 +15,13 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Literal, assert_never
 
-from outbox.errors import DestinationRefusedError, PermanentError, TransientError
+from outbox.errors import (
+    DestinationRefusedError,
+    HeldBackError,
+    PermanentError,
+    TransientError,
+)
+from outbox.rows import Rows
 from outbox.transport import PUBLISHED, Dead, Published, Retry
 
 if TYPE_CHECKING:
@@ -29,7 +35,7 @@ if TYPE_CHECKING:
 OnDead = Literal["park_key", "skip", "stop"]
 
 KNOWN_TYPES = 10_000
-"""Types whose filter result is remembered, at most."""
+"""Types whose filter result is remembered from one page to the next, at most."""
 
 
 class TypeFilter:
@@ -38,22 +44,21 @@ class TypeFilter:
     def __init__(self, globs: Sequence[str]) -> None:
         self._globs = tuple(globs)
         self._takes_all = "*" in self._globs
-        self._known: dict[str, bool] = {}
+        self._known: dict[bytes, bool] = {}
 
-    def select(self, envelopes: Sequence[Envelope]) -> Sequence[int]:
+    def select(self, events: Rows) -> Sequence[int]:
         """Return the indexes of the events that the route carries, in order."""
         if self._takes_all:
-            return range(len(envelopes))
-        known = self._known
-        for name in {envelope.type for envelope in envelopes} - known.keys():
-            if len(known) >= KNOWN_TYPES:
-                known.clear()
-            known[name] = any(fnmatchcase(name, glob) for glob in self._globs)
-        return [index for index, envelope in enumerate(envelopes) if self._takes(envelope.type)]
+            return range(len(events))
+        types = events.types()
+        if len(self._known) > KNOWN_TYPES:
+            self._known.clear()
+        for name in set(types) - self._known.keys():
+            self._known[name] = self._takes(name.decode())
+        return [index for index, name in enumerate(types) if self._known[name]]
 
     def _takes(self, name: str) -> bool:
-        known = self._known.get(name)
-        return any(fnmatchcase(name, glob) for glob in self._globs) if known is None else known
+        return any(fnmatchcase(name, glob) for glob in self._globs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +79,11 @@ class Work:
     """Events of the page, those included that the route does not carry."""
     indexes: Sequence[int]
     """Where in the page the events stand that are still to be published."""
-    envelopes: Sequence[Envelope]
+    events: Rows
     """These events, in order."""
     set_aside: tuple[SetAside, ...] = ()
     """Events to write letters for, by index."""
-    blocked: frozenset[str] = frozenset()
+    blocked: frozenset[bytes] = frozenset()
     """Keys that this page blocked."""
     published_count: int = 0
     error: TransientError | PermanentError | None = None
@@ -87,7 +92,7 @@ class Work:
     @property
     def is_done(self) -> bool:
         """Nothing is left to be published."""
-        return not self.envelopes
+        return not self.events
 
     @property
     def settled_count(self) -> int:
@@ -96,40 +101,33 @@ class Work:
         return min(first, self.set_aside[0].index) if self.set_aside else first
 
 
-def begin(
-    envelopes: Sequence[Envelope],
-    chosen: Sequence[int],
-    blocked: AbstractSet[str],
-    source: str,
-) -> Work:
-    """Start with a page: fill in the source, and park the events of blocked keys."""
-    rest = envelopes if len(chosen) == len(envelopes) else [envelopes[i] for i in chosen]
-    if any(envelope.source is None for envelope in rest):
-        rest = [e if e.source is not None else replace(e, source=source) for e in rest]
-    work = Work(len(envelopes), chosen, rest)
-    if not blocked or blocked.isdisjoint(envelope.partition_key for envelope in rest):
+def begin(events: Rows, chosen: Sequence[int], blocked: AbstractSet[bytes]) -> Work:
+    """Start with a page: park the events of blocked keys."""
+    rest = events.pick(chosen)
+    work = Work(len(events), chosen, rest)
+    if not blocked or not rest.any_key_in(blocked):
         return work
-    pairs = list(zip(chosen, rest, strict=True))
-    kept = [pair for pair in pairs if pair[1].partition_key not in blocked]
-    parked = [pair for pair in pairs if pair[1].partition_key in blocked]
+    keys = rest.keys()
+    kept = [place for place, key in enumerate(keys) if key not in blocked]
+    parked = [place for place, key in enumerate(keys) if key in blocked]
     return replace(
         work,
-        indexes=[index for index, _ in kept],
-        envelopes=[envelope for _, envelope in kept],
-        set_aside=tuple(_parked(index, envelope) for index, envelope in parked),
+        indexes=[chosen[place] for place in kept],
+        events=rest.pick(kept),
+        set_aside=tuple(_parked(chosen[place], rest[place]) for place in parked),
     )
 
 
 def after(work: Work, outcomes: Sequence[Outcome], on_dead: OnDead) -> Work:
     """Return what is left once the events of a round have their outcomes."""
-    if len(outcomes) != len(work.envelopes):
-        msg = f"the publisher returned {len(outcomes)} outcomes for {len(work.envelopes)} events"
+    if len(outcomes) != len(work.events):
+        msg = f"the publisher returned {len(outcomes)} outcomes for {len(work.events)} events"
         raise ValueError(msg)
     if outcomes.count(PUBLISHED) == len(outcomes):
         return replace(
             work,
             indexes=(),
-            envelopes=(),
+            events=Rows(),
             published_count=work.published_count + len(outcomes),
             error=None,
         )
@@ -137,27 +135,27 @@ def after(work: Work, outcomes: Sequence[Outcome], on_dead: OnDead) -> Work:
 
 
 def _sort_out(work: Work, outcomes: Sequence[Outcome], on_dead: OnDead) -> Work:
-    again: list[tuple[int, Envelope]] = []
+    again: list[int] = []
     aside: list[SetAside] = []
     errors: list[TransientError | PermanentError] = []
-    dead_keys: set[str] = set()
-    for index, envelope, outcome in zip(work.indexes, work.envelopes, outcomes, strict=True):
-        key = envelope.partition_key
+    dead_keys: set[bytes] = set()
+    events = work.events
+    for place, (key, outcome) in enumerate(zip(events.keys(), outcomes, strict=True)):
         follows_dead = key in dead_keys
         match outcome:
             case Published():
                 pass
             case Retry() if follows_dead and on_dead == "park_key":
-                aside.append(_parked(index, envelope))
+                aside.append(_parked(work.indexes[place], events[place]))
             case Retry(error):
-                again.append((index, envelope))
+                again.append(place)
                 if not follows_dead:
                     errors.append(error)
             case Dead(error) if on_dead == "stop":
-                again.append((index, envelope))
+                again.append(place)
                 errors.append(error)
             case Dead(error):
-                aside.append(SetAside(index, envelope, "dead", str(error)))
+                aside.append(SetAside(work.indexes[place], events[place], "dead", str(error)))
                 if key is not None:
                     dead_keys.add(key)
             case _:
@@ -165,13 +163,21 @@ def _sort_out(work: Work, outcomes: Sequence[Outcome], on_dead: OnDead) -> Work:
     settled = len(outcomes) - len(again) - len(aside)
     return Work(
         total=work.total,
-        indexes=[index for index, _ in again],
-        envelopes=[envelope for _, envelope in again],
+        indexes=[work.indexes[place] for place in again],
+        events=events.pick(again),
         set_aside=tuple(sorted((*work.set_aside, *aside), key=lambda item: item.index)),
         blocked=work.blocked | dead_keys if on_dead == "park_key" else work.blocked,
         published_count=work.published_count + settled,
-        error=_gravest(errors),
+        error=_cause(errors, has_progressed=settled > 0 or bool(aside)),
     )
+
+
+def _cause(
+    errors: Sequence[TransientError | PermanentError], *, has_progressed: bool
+) -> TransientError | PermanentError | None:
+    """Return what there is to wait for: nothing where events only waited for one set aside."""
+    causes = [error for error in errors if not isinstance(error, HeldBackError)]
+    return _gravest(causes if causes or has_progressed else errors)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +190,11 @@ class Replayed:
     """Ids and reasons of those that failed for good once more."""
     error: TransientError | PermanentError | None
     """Why the others have to be tried later; None where they only wait for those that failed."""
+
+    @property
+    def has_progressed(self) -> bool:
+        """Some of them are done with, so that others may be tried at once."""
+        return bool(self.resolved or self.failed)
 
 
 def replayed(letters: Sequence[Letter], outcomes: Sequence[Outcome]) -> Replayed:
@@ -204,7 +215,8 @@ def replayed(letters: Sequence[Letter], outcomes: Sequence[Outcome]) -> Replayed
                 dead_keys.add(letter.partition_key)
             case _:
                 assert_never(outcome)
-    return Replayed(tuple(resolved), tuple(failed), _gravest(errors))
+    cause = _cause(errors, has_progressed=bool(resolved or failed))
+    return Replayed(tuple(resolved), tuple(failed), cause)
 
 
 def _gravest(

@@ -10,6 +10,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 from outbox.errors import DatabaseUnavailableError
+from outbox.rows import Rows
 from relay.wakeup import Wakeup
 
 if TYPE_CHECKING:
@@ -18,10 +19,14 @@ if TYPE_CHECKING:
     from outbox.errors import TransientError
     from relay.capture import Capture, Page
 
-PAGES: Final = 4
-"""Pages that wait, at most."""
-BYTES: Final = 32_000_000
-"""Bytes of data that wait, at most; one page always may."""
+PAGES: Final = 100
+"""Pages that wait, at most; while the broker works on a batch, many small ones may come."""
+BYTES: Final = 24_000_000
+"""Bytes that wait, at most; one page always may."""
+GROUP_ROWS: Final = 20_000
+"""Events that are published together, at most, where they come from several pages."""
+ROW_BYTES: Final = 600
+"""What an event takes in memory besides its data, about."""
 FIRST_ROWS: Final = 100
 """The first page of a term: it may be here because the last page took all memory."""
 GROWTH: Final = 4
@@ -49,18 +54,27 @@ class PageQueue:
                 self._bytes += size
                 self._changed.notify_all()
 
-    def get(self, timeout: float) -> Page | None:
-        """Return the next page; None after the time-out, and when none will come any more."""
+    def get(self, timeout: float) -> list[Page]:
+        """Return the pages that wait, as many as may be published together, but at least one.
+
+        None are there after the time-out, and when none will come any more.
+        """
         with self._changed:
             self._changed.wait_for(
                 lambda: self._pages or self._is_finished or self._is_closed, timeout
             )
-            if self._is_closed or not self._pages:
-                return None
-            page, size = self._pages.popleft()
-            self._bytes -= size
+            taken: list[Page] = []
+            count = 0
+            while self._pages and not self._is_closed:
+                page, size = self._pages[0]
+                count += len(page.envelopes)
+                if taken and count > GROUP_ROWS:
+                    break
+                taken.append(page)
+                self._bytes -= size
+                del self._pages[0]
             self._changed.notify_all()
-            return page
+            return taken
 
     @property
     def is_exhausted(self) -> bool:
@@ -120,7 +134,7 @@ class Reader:
                 self._on_outage(exc)
                 continue
             self._position = page.position()
-            size = sum(len(envelope.data) for envelope in page.envelopes)
+            size = _size(page)
             grown = min(self._page_size, GROWTH * self._limit)
             self._limit = next_limit(grown, len(page.envelopes), size)
             self._queue.put(page, size)
@@ -129,6 +143,10 @@ class Reader:
                 return
             if page.is_last:
                 self.wakeup.wait(found=bool(page.envelopes))
+
+
+def _size(page: Page) -> int:
+    return Rows.of(page.envelopes).data_size() + ROW_BYTES * len(page.envelopes)
 
 
 def next_limit(most: int, count: int, size: int) -> int:

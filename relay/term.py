@@ -13,7 +13,7 @@ import logging
 import threading
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from outbox.dead_letter import Failure
 from outbox.errors import (
@@ -22,12 +22,17 @@ from outbox.errors import (
     LeaseLostError,
     OutboxError,
 )
+from outbox.rows import Rows
 from outbox.transports import transport_of
 from relay import plan
 from relay.capture import open_capture
 from relay.checkpoint import Checkpoint
+from relay.group import group
+from relay.guarantee import guarantee_of
 from relay.letters import Letters
+from relay.progress import Aside
 from relay.reader import PageQueue, Reader
+from relay.recovery import resume
 from relay.stall import Stall, TermOverError
 
 if TYPE_CHECKING:
@@ -38,7 +43,8 @@ if TYPE_CHECKING:
     from outbox.envelope import Envelope
     from outbox.settings import RouteSettings
     from outbox.transport import Outcome, Publisher
-    from relay.capture import Capture, Page
+    from relay.capture import Capture, Page, Position
+    from relay.group import Group
     from relay.lease import Grant, Trust
     from relay.stall import Patience
 
@@ -131,21 +137,23 @@ class Term:
     def _open(self, stack: ExitStack) -> None:
         """Make what the threads use, and start them; the stack ends them in reverse order."""
         self._checkpoint.start()
-        capture = open_capture(self._engine)
+        capture = open_capture(self._engine, self._source)
         stack.callback(capture.close)
-        position = self._start(capture)
-        self._publisher: Publisher = self._make_publisher()
-        stack.callback(self._publisher.close)
+        publisher = self._make_publisher()
+        stack.callback(publisher.close)
+        identity = self._checkpoint.identity
+        self._guarantee = guarantee_of(publisher, identity, self._checkpoint, self._stall)
+        self._position = self._start(capture)
         self._letters = Letters(
             self._engine,
             self._route,
             self._settings.page_size,
-            self._publish,
+            self._publish_again,
             self._checkpoint.guarded,
         )
         reader = self._reader = Reader(
             capture,
-            position,
+            self._position,
             self._settings.page_size,
             self._queue,
             self._is_enough,
@@ -160,13 +168,15 @@ class Term:
         stack.callback(reader.wakeup.ring)
         stack.callback(self.end)
 
-    def _start(self, capture: Capture) -> Any:
-        stored = self._checkpoint.stored
-        if stored is not None:
-            return capture.position(stored)
-        is_now = self._settings.start == "now"
-        position = capture.now() if is_now else capture.beginning()
-        # What commits from here on is not to be missed, whatever happens before the first page.
+    def _start(self, capture: Capture) -> Position:
+        progress = self._guarantee.take_over()
+        position = resume(
+            self._engine, capture, self._checkpoint, progress, self._route, self._source
+        )
+        if position is None:
+            position = capture.now() if self._settings.start == "now" else capture.beginning()
+        # What commits from here on is not to be missed, whatever happens before the first page;
+        # and progress recorded from now on is told from that of an earlier life of the route.
         self._checkpoint.settle(position)
         self._checkpoint.store()
         return position
@@ -197,9 +207,9 @@ class Term:
     def _publish_pages(self) -> None:
         while not self._ended.is_set():
             self._count_letters(self._letters.look_if_due())
-            page = self._queue.get(self._letters.seconds_to_look)
-            if page is not None:
-                self._deliver(page)
+            pages = self._queue.get(self._letters.seconds_to_look)
+            if pages:
+                self._deliver(group(pages))
             elif self._queue.is_exhausted:
                 self._publish_letters()
                 self._is_done = True
@@ -212,54 +222,62 @@ class Term:
             self._count_letters(result)
             if result.error is not None:
                 self._stall.wait(result.error)
-            elif not result.resolved:
+            elif not result.has_progressed:
                 return
 
     def _count_letters(self, result: plan.Replayed) -> None:
         self._counts.published += len(result.resolved)
         self._counts.dead += len(result.failed)
 
-    def _deliver(self, page: Page) -> None:
-        """Work off one page; it is settled when this returns."""
-        envelopes = page.envelopes
-        if not envelopes:
-            self._checkpoint.settle(page.position(), soon=False)
-            self._flowed()
+    def _deliver(self, batch: Group) -> None:
+        """Work off some pages; they are settled when this returns."""
+        position = batch.position()
+        if not batch.events:
+            self._settle(position, soon=False)
             return
         blocked = set() if self._settings.on_dead == "skip" else self._letters.blocked
-        work = plan.begin(envelopes, self._filter.select(envelopes), blocked, self._source)
+        work = plan.begin(batch.events, self._filter.select(batch.events), blocked)
         while not work.is_done:
-            work = self._round(work, page)
+            work = self._round(work, batch, position)
         if work.set_aside:
-            self._set_aside(work, page)
-        else:
-            self._checkpoint.settle(page.position())
-        self._flowed()
+            self._set_aside(work, position)
+        self._settle(position)
 
-    def _round(self, work: plan.Work, page: Page) -> plan.Work:
+    def _round(self, work: plan.Work, batch: Group, position: Position) -> plan.Work:
         before = work.published_count
-        work = plan.after(work, self._publish(work.envelopes), self._settings.on_dead)
+        aside = [
+            Aside(item.envelope.sequence or 0, item.status, item.reason) for item in work.set_aside
+        ]
+        self._await_trust()
+        outcomes = self._guarantee.publish(work.events, position, aside, self._letters.published)
+        work = plan.after(work, outcomes, self._settings.on_dead)
         self._counts.published += work.published_count - before
         if not work.is_done:
-            self._checkpoint.settle(page.position(work.settled_count))
+            self._checkpoint.settle(batch.position(work.settled_count))
             if work.published_count > before:
                 self._patience.progressed()
             if work.error is not None:
                 self._stall.wait(work.error)
         return work
 
-    def _publish(self, envelopes: Sequence[Envelope]) -> Sequence[Outcome]:
-        """Publish while the lease can be trusted until the end of it."""
+    def _publish_again(
+        self, envelopes: Sequence[Envelope], letters: Sequence[int]
+    ) -> Sequence[Outcome]:
+        """Publish events of dead letters, which moves the route nowhere."""
+        self._await_trust()
+        return self._guarantee.publish(Rows.of(envelopes), self._position, letters=letters)
+
+    def _await_trust(self) -> None:
+        """Wait until the lease can be trusted until the end of a publish."""
         needed = self._settings.lease_seconds * (PUBLISH_SHARE + SLACK_SHARE)
         while self._trust.seconds_left() <= needed:
             if self._ended.wait(TRUST_SECONDS):
                 raise TermOverError
         if self._ended.is_set():
             raise TermOverError
-        return self._publisher.publish(envelopes)
 
-    def _set_aside(self, work: plan.Work, page: Page) -> None:
-        """Write letters; the page is settled by the same transaction."""
+    def _set_aside(self, work: plan.Work, position: Position) -> None:
+        """Write letters; the position behind them is stored by the same transaction."""
         failures = [
             Failure(item.envelope, item.reason, item.status, int(item.status == "dead"))
             for item in work.set_aside
@@ -267,7 +285,7 @@ class Term:
         stall = self._new_stall()
         while True:
             try:
-                self._checkpoint.set_aside(page.position(), failures)
+                self._checkpoint.set_aside(position, failures)
                 break
             except DatabaseUnavailableError as exc:
                 stall.wait(exc)
@@ -285,7 +303,10 @@ class Term:
             }
             log.error("event became a dead letter", extra=facts)
 
-    def _flowed(self) -> None:
+    def _settle(self, position: Position, *, soon: bool = True) -> None:
+        """Say that everything up to a position is settled, and that the route flows."""
+        self._position = position
+        self._checkpoint.settle(position, soon=soon)
         self._stall.over()
         self._report(None)
 

@@ -18,6 +18,7 @@ FIELDS: Final = ("type", "type_prefix", "version", "source", "subject", "partiti
 """What a template may name; `type_prefix` is the type without its last part."""
 
 _BY_TYPE: Final = {"type", "type_prefix"}
+_BY_KIND: Final = _BY_TYPE | {"version", "source"}
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,249}")
 
 
@@ -32,6 +33,11 @@ class TopicTemplate:
         self._text = text
         self._fields = _fields(text)
         self._of_type: dict[str, str] | None = {} if self._fields <= _BY_TYPE else None
+
+    @property
+    def depends_on_event(self) -> bool:
+        """Whether events of one type, version and source may have different topics."""
+        return not self._fields <= _BY_KIND
 
     def topic(self, envelope: Envelope) -> str:
         """Return the envelope's topic.

@@ -77,6 +77,13 @@ class Capture(Protocol):
         """
         ...
 
+    def trusts(self, stored: Mapping[str, Any], /) -> bool:
+        """Tell whether a position that was kept outside the database surely fits to its rows.
+
+        One that is ahead of them, because the last transactions were lost in a crash, does not.
+        """
+        ...
+
     def next_page(self, position: Any, limit: int, /) -> Page:
         """Read on from a position, at most `limit` rows; it never waits for a writer.
 
@@ -97,20 +104,21 @@ class Capture(Protocol):
         ...
 
 
-def open_capture(engine: sa.Engine) -> Capture:
+def open_capture(engine: sa.Engine, source: str = "") -> Capture:
     """Return the capture for the kind of database behind an engine; connects at its first call.
 
-    Raises `ConfigurationError` for a kind that has none.
+    `source` is for events that have none. Raises `ConfigurationError` for a kind that cannot be
+    read.
     """
     match engine.dialect.name:
         case "postgresql":
             from relay.capture.snapshot import SnapshotCapture  # noqa: PLC0415  # needs psycopg
 
-            return SnapshotCapture(engine)
+            return SnapshotCapture(engine, source)
         case "sqlite":
             from relay.capture.serial import SerialCapture  # noqa: PLC0415  # as above, needs none
 
-            return SerialCapture(engine)
+            return SerialCapture(engine, source)
         case other:
             raise ConfigurationError(
                 f"the relay cannot read events from {other}; database_url has to start with"

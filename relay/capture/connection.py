@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
+from psycopg.types.string import ByteaBinaryLoader
 
 from outbox.errors import ConfigurationError
 from outbox.settings import shown
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     import sqlalchemy as sa
+
+    from outbox.rows import Row
 
 SQL: Final = statements("capture")
 
@@ -41,6 +44,12 @@ class ReadConnection:
         with self._errors():
             return _rows(self._open(), name, parameters)
 
+    def page(self, parameters: Mapping[str, object]) -> list[Row]:
+        """Read a page, its text as the bytes that the server sends."""
+        with self._errors(), self._open().cursor(binary=True) as cursor:
+            cursor.adapters.register_loader("text", ByteaBinaryLoader)
+            return cursor.execute(SQL["next_page"], parameters).fetchall()
+
     def run(self, name: str) -> None:
         """Run a named statement that returns no rows."""
         with self._errors():
@@ -55,8 +64,6 @@ class ReadConnection:
     def _open(self) -> psycopg.Connection[Any]:
         if self._connection is None:
             self._connection = connect(self._pool, self._name)
-            # Times then come in Python's own UTC, the cheapest to write out again.
-            self._connection.execute("SET TIME ZONE 'UTC'")
             self._check(self._connection)
         return self._connection
 

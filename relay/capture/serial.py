@@ -47,9 +47,16 @@ class SerialCapture:
     modes it may find the database locked, which is a `DatabaseUnavailableError`.
     """
 
-    def __init__(self, engine: sa.Engine) -> None:
-        """Take connections from this engine's pool, one for the length of a read."""
+    def __init__(self, engine: sa.Engine, source: str) -> None:
+        """Take connections from this engine's pool, one for the length of a read.
+
+        `source` is for events that have none.
+        """
         self._engine = engine
+        self._columns = [
+            sa.func.coalesce(column, source) if column.name == "source" else column
+            for column in _COLUMNS
+        ]
 
     def beginning(self) -> SerialPosition:
         """Return the floor below every row."""
@@ -64,9 +71,14 @@ class SerialCapture:
         """Read a stored floor."""
         return read_serial(stored)
 
+    def trusts(self, stored: Mapping[str, Any], /) -> bool:
+        """Say no: nothing tells whether the last transactions were lost with the machine."""
+        del stored
+        return False
+
     def next_page(self, position: SerialPosition, limit: int, /) -> SerialPage:
         """Read at most `limit` rows above a floor."""
-        query = sa.select(*_COLUMNS).where(position.floor < _SEQ).order_by(_SEQ).limit(limit)
+        query = sa.select(*self._columns).where(position.floor < _SEQ).order_by(_SEQ).limit(limit)
         with self._reading() as connection:
             rows = connection.execute(query).all()
         envelopes = [from_row(*row) for row in rows]

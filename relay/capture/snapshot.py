@@ -10,29 +10,30 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from outbox.errors import CaptureRestartedError, ForeignPositionError
+from outbox.rows import HEADERS, SEQ, Rows
 from relay.capture import Backlog
 from relay.capture.connection import ReadConnection
 from relay.capture.position import LatePass, Server, SnapshotPosition, read_snapshot
-from relay.capture.row import SEQ, STATE, TRANSACTION_ID, to_envelopes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     import sqlalchemy as sa
 
-    from outbox.envelope import Envelope
 
 _NO_TRANSACTION: Final = 2**64 - 1
 """No transaction has an id as high as this."""
 LATE_LIMIT: Final = 2_000
 """Late rows that one page holds at most (see the statement)."""
+PAGE_BYTES: Final = 8_000_000
+"""Data that late rows and fresh rows of a page may each come to; the last one may be above it."""
 
 
 @dataclass(frozen=True, slots=True)
 class SnapshotPage:
     """The rows of one read: late ones first, then fresh ones, each by number."""
 
-    envelopes: Sequence[Envelope]
+    envelopes: Rows
     start: SnapshotPosition
     """Where it was read from."""
     target: str
@@ -71,7 +72,7 @@ class SnapshotPage:
         return replace(self.start, late=late)
 
     def _number(self, settled: int) -> int:
-        return self.envelopes[settled - 1].sequence or 0
+        return self.envelopes.rows[settled - 1][SEQ]
 
 
 class SnapshotCapture:
@@ -81,9 +82,10 @@ class SnapshotCapture:
     incarnation and ties the position to it. Take a stored position anew after any error.
     """
 
-    def __init__(self, engine: sa.Engine) -> None:
-        """Connect as the engine does, at the first call."""
+    def __init__(self, engine: sa.Engine, source: str) -> None:
+        """Connect as the engine does, at the first call; `source` is for events that have none."""
         self._connection = ReadConnection(engine)
+        self._source = source
 
     def beginning(self) -> SnapshotPosition:
         """Return the position below every row."""
@@ -115,32 +117,38 @@ class SnapshotCapture:
             )
         return replace(position, server=server)
 
+    def trusts(self, stored: Mapping[str, Any], /) -> bool:
+        """Tell whether the server has not crashed or been replaced since the position was read."""
+        return read_snapshot(stored).server == self._server()
+
     def next_page(self, position: SnapshotPosition, limit: int, /) -> SnapshotPage:
         """Read on from a position by one statement."""
         late = position.late
         parameters = _reading_pass(late) if late else _reading_on(position.snapshot)
-        late_limit = min(limit, LATE_LIMIT)
         parameters |= {
             "floor": position.floor,
-            "late": late_limit,
+            "late": min(limit, LATE_LIMIT),
             "fresh": 0 if late else limit,
+            "bytes": PAGE_BYTES,
+            "source": self._source,
         }
-        rows = self._connection.rows("next_page", parameters)
+        rows = self._connection.page(parameters)
         # UNION ALL promises no order; numbers up to the floor are late, and come first.
         rows.sort(key=itemgetter(SEQ))
-        state = orjson.loads(rows[0][STATE])
+        state = orjson.loads(rows.pop(0)[HEADERS] or b"")
         _check_server(position.server, Server(state["system"], state["incarnation"]))
-        _check_origin(rows, state["snapshot"])
-        del rows[0]
-        late_count = bisect_right(rows, position.floor, key=itemgetter(SEQ))
+        transactions = tuple(map(int, state["ended"] or ()))
+        _check_origin(transactions, state["foreign_seq"], state["snapshot"])
+        late_is_complete = state["late_is_complete"]
+        has_room = len(rows) < limit and not state["is_cut"]
         return SnapshotPage(
-            envelopes=to_envelopes(rows),
+            envelopes=Rows(rows),
             start=position,
             target=late.target if late else state["snapshot"],
-            transactions=tuple(map(int, state["ended"] or ())),
-            late_count=late_count,
-            late_is_complete=late_count < late_limit,
-            is_last=late is None and late_count < late_limit and len(rows) < limit,
+            transactions=transactions,
+            late_count=bisect_right(rows, position.floor, key=itemgetter(SEQ)),
+            late_is_complete=late_is_complete,
+            is_last=late is None and late_is_complete and has_room,
         )
 
     def backlog(self, position: SnapshotPosition, /) -> Backlog:
@@ -195,13 +203,13 @@ def _check_server(known: Server, found: Server) -> None:
         )
 
 
-def _check_origin(rows: list[tuple[Any, ...]], snapshot: str) -> None:
+def _check_origin(transactions: tuple[int, ...], foreign_seq: int | None, snapshot: str) -> None:
     """Refuse rows with an id that this server has not given yet: it would repeat them for ever."""
-    xmax = int(snapshot.split(":")[1]).to_bytes(8, "big")
-    last = max(rows, key=itemgetter(TRANSACTION_ID))
-    if last[TRANSACTION_ID] >= xmax:
-        raise ForeignPositionError(
-            f"event {last[SEQ]} was written on another database server, because this one has not"
-            f" reached its transaction id {int.from_bytes(last[TRANSACTION_ID], 'big')}. If the"
-            " database was moved here by a dump, run `outbox relay --rebase`"
-        )
+    xmax = int(snapshot.split(":")[1])
+    if foreign_seq is None and all(transaction < xmax for transaction in transactions):
+        return
+    which = "an event" if foreign_seq is None else f"event {foreign_seq}"
+    raise ForeignPositionError(
+        f"{which} was written on another database server, because this one has not reached its"
+        " transaction id yet. If the database was moved here by a dump, run `outbox relay --rebase`"
+    )

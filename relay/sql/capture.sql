@@ -1,7 +1,8 @@
 -- name: next_page
--- Reads on from a position (see relay/capture/position.py). First one row that tells what was seen: the
--- snapshot of this very statement, the server and its incarnation (a pooler may lead each statement to
--- another one; on a standby it cannot be read at all), and the transactions whose rows are late. It is there for an empty page too, and alone has a state; the rows of the page follow, at most `limit`.
+-- Reads on from a position (see relay/capture/position.py). First one row that tells what was seen, in
+-- the column `headers`: the snapshot of this very statement, the server and its incarnation (a pooler may
+-- lead each statement to another one; on a standby it cannot be read at all), the transactions whose rows
+-- are late, and what was left for another page. It is there for an empty page too; the rows follow.
 --
 -- Algorithm: delivered are all rows visible in the position's snapshot and numbered up to its floor. A
 --   row that is visible now was delivered, or is late (numbered up to the floor, its transaction ended
@@ -13,6 +14,11 @@
 --   through their rows. During a late pass its transactions are `given`, and the two others are empty.
 -- late: the numbers of these, each transaction by its own range of the index (transaction_id, seq).
 -- fresh: none unless the late ones are all there (and none during a late pass), so that late come first.
+-- Both are at most `late` and `fresh` rows, and end with the row whose data reaches `bytes`: their sizes
+--   are summed up before any data is fetched, because a window would keep what it passes on.
+-- foreign: a row that is visible although its transaction is still to come was written elsewhere.
+-- Text is sent as bytes ready for a broker, its time included: what is done here once is not done in
+--   the relay, and depends on no setting of the session.
 --
 -- Planner: whatever the statistics say, a page may touch nothing but its own ranges of the two indexes.
 --   A comparison of rows can be served by the index (transaction_id, seq) alone; ordered by `seq` with a
@@ -36,11 +42,11 @@ WITH ended AS MATERIALIZED (
         SELECT unnest(%(given)s::xid8[])
     )) AS x
 ),
-late AS MATERIALIZED (
-    SELECT number.seq
+late_found AS MATERIALIZED (
+    SELECT number.seq, number.size
       FROM ended
      CROSS JOIN LATERAL (
-        SELECT e.seq
+        SELECT e.seq, octet_length(e.data) AS size
           FROM outbox_event AS e
          WHERE ROW(e.transaction_id, e.seq) > ROW(ended.x, %(cursor)s::bigint)
            AND ROW(e.transaction_id, e.seq) <= ROW(ended.x, %(floor)s::bigint)
@@ -49,43 +55,78 @@ late AS MATERIALIZED (
      ) AS number
      ORDER BY number.seq
      LIMIT %(late)s::bigint
+),
+late AS MATERIALIZED (
+    SELECT seq
+      FROM (
+        SELECT seq, sum(size) OVER (ORDER BY seq ROWS UNBOUNDED PRECEDING) - size AS before
+          FROM late_found
+      ) AS summed
+     WHERE before < %(bytes)s::bigint
+),
+late_part AS MATERIALIZED (
+    SELECT taken AS count, taken = found AND found < %(late)s::bigint AS is_complete
+      FROM (
+        SELECT (SELECT count(*) FROM late) AS taken, (SELECT count(*) FROM late_found) AS found
+      ) AS counted
+),
+fresh_part AS MATERIALIZED (
+    SELECT max(seq) FILTER (WHERE before < %(bytes)s::bigint) AS upto,
+           coalesce(bool_or(before >= %(bytes)s::bigint), false) AS is_cut,
+           min(seq) FILTER (WHERE is_foreign) AS foreign_seq
+      FROM (
+        SELECT seq, is_foreign,
+               sum(size) OVER (ORDER BY seq ROWS UNBOUNDED PRECEDING) - size AS before
+          FROM (
+            SELECT seq, octet_length(data) AS size,
+                   transaction_id >= (SELECT pg_snapshot_xmax(pg_current_snapshot())) AS is_foreign
+              FROM outbox_event
+             WHERE seq > %(floor)s::bigint
+             ORDER BY seq
+             LIMIT %(fresh)s::bigint
+          ) AS sized
+      ) AS summed
 )
 SELECT 0::bigint AS seq, NULL::text AS id, NULL::text AS source, NULL::text AS type,
        NULL::integer AS version, NULL::text AS subject, NULL::text AS partition_key,
-       NULL::text AS topic, NULL::timestamptz AS time, NULL::text AS content_type,
-       NULL::bytea AS data, NULL::text AS headers, '0'::xid8 AS transaction_id,
+       NULL::text AS topic, NULL::text AS time, NULL::text AS content_type, NULL::bytea AS data,
        json_build_object(
            'snapshot', pg_current_snapshot()::text,
            'system', (SELECT system_identifier::text FROM pg_control_system()),
            'incarnation', (SELECT incarnation.id FROM outbox_incarnation AS incarnation),
-           'ended', (SELECT json_agg(x) FROM ended)
-       )::text AS state
+           'ended', (SELECT json_agg(x) FROM ended),
+           'late_is_complete', late_part.is_complete,
+           'is_cut', fresh_part.is_cut,
+           'foreign_seq', fresh_part.foreign_seq
+       )::text AS headers
+  FROM late_part CROSS JOIN fresh_part
 UNION ALL
-SELECT r.*, NULL
+SELECT r.*
   FROM late
  CROSS JOIN LATERAL (
-    SELECT seq, id::text, source, type, version, subject, partition_key, topic, time,
-           content_type, data, nullif(headers, '{}')::text, transaction_id
+    SELECT seq, id::text, coalesce(source, %(source)s), type, version, subject, partition_key, topic,
+           to_char(time AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+           content_type, data, nullif(headers, '{}')::text
       FROM outbox_event
      WHERE outbox_event.seq = late.seq
     OFFSET 0
  ) AS r
 UNION ALL
 (
-    SELECT r.*, NULL
+    SELECT r.*
       FROM (
-        SELECT seq, id::text, source, type, version, subject, partition_key, topic, time,
-               content_type, data, nullif(headers, '{}')::text, transaction_id
+        SELECT seq, id::text, coalesce(source, %(source)s), type, version, subject, partition_key, topic,
+               to_char(time AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+               content_type, data, nullif(headers, '{}')::text
           FROM outbox_event
-         WHERE seq > %(floor)s::bigint
+         WHERE seq > %(floor)s::bigint AND seq <= (SELECT upto FROM fresh_part)
          ORDER BY seq
          LIMIT %(fresh)s::bigint
       ) AS r
      ORDER BY r.seq
      LIMIT (
-        SELECT CASE WHEN count(*) < %(late)s::bigint
-                    THEN greatest(%(fresh)s::bigint - count(*), 0) ELSE 0 END
-          FROM late
+        SELECT CASE WHEN is_complete THEN greatest(%(fresh)s::bigint - count, 0) ELSE 0 END
+          FROM late_part
      )
 );
 

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import uuid
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from outbox.testing import PublisherContract, SubscriberContract
+from outbox.transport import TransactionalPublisher
 from outbox.transports import kafka as transport_module
 from tests.absence import skipped_unless_ci
 from tools.servers import kafka
@@ -23,9 +24,11 @@ if TYPE_CHECKING:
 class KafkaUnderTest:
     oversize = 1_100_000
 
-    def __init__(self, server: KafkaServer) -> None:
+    def __init__(self, server: KafkaServer, delivery: Any) -> None:
         self.server = server
-        self.options = transport_module.Options(bootstrap_servers=server.bootstrap_servers)
+        self.options = transport_module.Options(
+            bootstrap_servers=server.bootstrap_servers, delivery=delivery
+        )
 
     def topic(self) -> str:
         name = f"contract-{uuid.uuid4().hex}"
@@ -34,7 +37,10 @@ class KafkaUnderTest:
         return name
 
     def publisher(self, timeout: float) -> Publisher:
-        return transport_module.publisher("route", self.options, timeout)
+        made = transport_module.publisher("route", self.options, timeout)
+        if isinstance(made, TransactionalPublisher):
+            made.take_over(uuid.uuid4().hex)
+        return made
 
     def subscriber(self, group: str, topic: str) -> Subscriber:
         # A group belongs to one topic here, so that the tests of one broker do not meet.
@@ -62,4 +68,11 @@ def server() -> Iterator[KafkaServer]:
 class TestKafka(PublisherContract, SubscriberContract):
     @pytest.fixture
     def transport(self, server: KafkaServer) -> KafkaUnderTest:
-        return KafkaUnderTest(server)
+        return KafkaUnderTest(server, "at-least-once")
+
+
+@pytest.mark.kafka
+class TestKafkaExactlyOnce(PublisherContract, SubscriberContract):
+    @pytest.fixture
+    def transport(self, server: KafkaServer) -> KafkaUnderTest:
+        return KafkaUnderTest(server, "exactly-once")

@@ -8,7 +8,7 @@ import pytest
 
 from relay.capture.connection import SQL
 from relay.capture.position import LatePass
-from relay.capture.snapshot import LATE_LIMIT, _reading_on, _reading_pass
+from relay.capture.snapshot import LATE_LIMIT, PAGE_BYTES, _reading_on, _reading_pass
 from tests.capturing import connect
 
 if TYPE_CHECKING:
@@ -51,7 +51,8 @@ def explain(
     connection: psycopg.Connection[Any], parameters: dict[str, object]
 ) -> list[dict[str, Any]]:
     statement = b"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + SQL["next_page"]
-    row = connection.execute(statement, parameters).fetchone()
+    rest = {"bytes": PAGE_BYTES, "source": "/test"}
+    row = connection.execute(statement, parameters | rest).fetchone()
     assert row is not None
     assert "JIT" not in row[0][0]
     return list(nodes(row[0][0]["Plan"]))

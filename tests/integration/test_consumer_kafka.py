@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from outbox.consumer import Consumer
 from outbox.settlement import Counts
 from outbox.transport import PUBLISHED
-from outbox.transports.kafka import Options, publisher, subscriber
+from outbox.transports.kafka import Options, subscriber
+from outbox.transports.kafka.publishing import KafkaPublisher
 from outbox.worker import Worker
 from tests.integration import consuming_kafka
 from tests.integration.consuming import Base, Counted, counted, effects, write
@@ -51,7 +52,7 @@ def test_a_killed_worker_and_a_replay_of_the_topic_change_no_effect(
 
 def fill(bootstrap_servers: str, topic: str) -> None:
     options = Options.model_validate({"bootstrap_servers": bootstrap_servers, "topic": topic})
-    relay = publisher("events", options, 30)
+    relay = KafkaPublisher("events", options, 30)
     log = [counted(f"k{n % KEY_COUNT}", n) for n in range(COUNT)]
     assert set(relay.publish(log)) == {PUBLISHED}
     relay.close()

@@ -20,11 +20,11 @@ from outbox.testing import (
 from outbox.transport import PUBLISHED, Published, Retry
 from outbox.transports import kafka
 from outbox.transports.kafka import receiving
+from outbox.transports.kafka.publishing import KafkaPublisher
 
 if TYPE_CHECKING:
     import pytest
 
-    from outbox.transports.kafka.publishing import KafkaPublisher
     from outbox.transports.kafka.receiving import KafkaSubscriber
     from tools.servers import KafkaServer
 
@@ -39,9 +39,8 @@ def new_topic(server: KafkaServer) -> str:
 
 
 def make_publisher(server: KafkaServer, timeout: float = TIMEOUT) -> KafkaPublisher:
-    return kafka.publisher(
-        "route", kafka.Options(bootstrap_servers=server.bootstrap_servers), timeout
-    )
+    options = kafka.Options(bootstrap_servers=server.bootstrap_servers, delivery="at-least-once")
+    return KafkaPublisher("route", options, timeout)
 
 
 def make_subscriber(server: KafkaServer, topic: str) -> KafkaSubscriber:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import uuid
 from typing import TYPE_CHECKING
 
 import pytest
@@ -64,7 +65,14 @@ def resign(engine: sa.Engine, grant: Grant) -> bool:
 
 
 def test_a_route_that_never_ran_is_granted_without_a_position(engine: sa.Engine) -> None:
-    assert granted(engine) == Grant("kafka", 1, 0, None, None)
+    grant = granted(engine)
+    assert grant == Grant("kafka", grant.identity, 1, 0, None, None)
+
+
+def test_a_route_keeps_its_identity(engine: sa.Engine) -> None:
+    grant = granted(engine)
+    uuid.UUID(grant.identity)
+    assert granted(engine).identity == grant.identity
 
 
 def test_only_one_relay_holds_a_route(engine: sa.Engine) -> None:

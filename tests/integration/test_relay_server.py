@@ -17,6 +17,7 @@ from outbox.table import outbox_checkpoint, outbox_event
 from outbox.transport import PUBLISHED, Outcome
 from outbox.transports.memory import MemoryBroker
 from outbox.transports.memory.publishing import MemoryPublisher
+from relay import reader
 from relay.checkpoint import Checkpoint
 from relay.daemon import Relay, Until
 from relay.database import make_engine
@@ -171,6 +172,7 @@ def test_a_holder_that_cannot_renew_stops_publishing_before_its_lease_ends(
             published.append((batch[0].id, connection.scalar(left) or 0.0))
         return [PUBLISHED] * len(batch)
 
+    monkeypatch.setattr(reader, "GROUP_ROWS", 1)
     monkeypatch.setattr(Checkpoint, "store", renew)
     monkeypatch.setattr(MemoryPublisher, "publish", publish)
     emit(postgres_engine, *map(str, range(600)))

@@ -9,6 +9,8 @@ from outbox.errors import ConfigurationError
 from outbox.settings import RouteSettings
 from outbox.testing import envelope
 from outbox.transports import kafka, transport_of
+from outbox.transports.kafka.publishing import KafkaPublisher
+from outbox.transports.kafka.transactional import TransactionalKafkaPublisher
 
 
 def options(**settings: Any) -> kafka.Options:
@@ -45,9 +47,11 @@ def test_a_property_that_breaks_a_guarantee_is_refused_by_name(
 
 
 def test_an_unknown_property_is_a_configuration_error_that_names_it() -> None:
-    publisher = kafka.publisher("route", options(client={"no.such.thing": 1}), 1)
+    chosen = options(client={"no.such.thing": 1})
     with pytest.raises(ConfigurationError, match=r"no\.such\.thing"):
-        publisher.publish([envelope("t")])
+        KafkaPublisher("route", chosen, 1).publish([envelope("t")])
+    with pytest.raises(ConfigurationError, match=r"no\.such\.thing"):
+        TransactionalKafkaPublisher("route", chosen, 1).take_over("i")
 
 
 def test_a_setting_that_does_not_exist_is_refused() -> None:

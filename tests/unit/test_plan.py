@@ -17,6 +17,7 @@ from outbox.errors import (
     HeldBackError,
     RecordRefusedError,
 )
+from outbox.rows import Rows
 from outbox.transport import PUBLISHED, Dead, Outcome, Published, Retry
 from relay import plan
 
@@ -44,7 +45,7 @@ def event(index: int, key: str | None, type_: str = "shop.order.placed") -> Enve
 
 def begin(keys: Sequence[str | None], blocked: Sequence[str] = ()) -> Work:
     events = [event(index, key) for index, key in enumerate(keys)]
-    return plan.begin(events, range(len(events)), frozenset(blocked), "/own")
+    return plan.begin(Rows.of(events), range(len(events)), {key.encode() for key in blocked})
 
 
 def fenced(events: Sequence[Envelope], wanted: Sequence[Outcome]) -> list[Outcome]:
@@ -83,11 +84,11 @@ def test_nothing_is_lost_repeated_or_reordered(
         if work.is_done:
             break
         sent = list(work.indexes)
-        assert [int(envelope.id) for envelope in work.envelopes] == sent == sorted(set(sent))
+        assert [int(envelope.id) for envelope in work.events] == sent == sorted(set(sent))
         assert not set(sent) & set(published)
         choice: st.SearchStrategy[Outcome] = OUTCOMES if turn < 10 else st.just(PUBLISHED)
         wanted = [data.draw(choice) for _ in sent]
-        outcomes = fenced(work.envelopes, wanted)
+        outcomes = fenced(work.events, wanted)
         published += [i for i, o in zip(sent, outcomes, strict=True) if isinstance(o, Published)]
         work = plan.after(work, outcomes, on_dead)
         assert settled <= work.settled_count <= work.total
@@ -126,7 +127,7 @@ def test_a_dead_event_parks_what_follows_in_its_key_and_nothing_else() -> None:
         (3, "dead"),
     ]
     assert work.set_aside[0].reason == "too large"
-    assert work.blocked == {"a"}
+    assert work.blocked == {b"a"}
     assert work.is_done
 
 
@@ -154,16 +155,10 @@ def test_events_of_blocked_keys_are_parked_unpublished() -> None:
     assert work.settled_count == 0
 
 
-def test_a_missing_source_is_filled_in() -> None:
-    bare = Envelope(id="1", source=None, type="t", time=datetime(2026, 1, 1, tzinfo=UTC), data=b"")
-    work = plan.begin([bare, event(1, "a")], range(2), frozenset(), "/own")
-    assert [envelope.source for envelope in work.envelopes] == ["/own", "/shop"]
-
-
 def test_events_that_the_route_does_not_carry_are_settled() -> None:
-    events = [event(0, "a", "x"), event(1, "a", "y"), event(2, "a", "x")]
+    events = Rows.of([event(0, "a", "x"), event(1, "a", "y"), event(2, "a", "x")])
     chosen = plan.TypeFilter(["y"]).select(events)
-    work = plan.begin(events, chosen, frozenset(), "/own")
+    work = plan.begin(events, chosen, frozenset())
     assert (list(work.indexes), work.settled_count) == ([1], 1)
     assert plan.after(work, [PUBLISHED], "park_key").settled_count == 3
 
@@ -184,7 +179,7 @@ def test_a_wrong_number_of_outcomes_is_refused() -> None:
 )
 def test_types_are_chosen_by_globs(globs: list[str], expected: list[int]) -> None:
     names = ["shop.order.placed", "shop.stock", "till.opened"]
-    events = [event(index, None, name) for index, name in enumerate(names)]
+    events = Rows.of([event(index, None, name) for index, name in enumerate(names)])
     chooser = plan.TypeFilter(globs)
     assert list(chooser.select(events)) == expected
     assert list(chooser.select(events)) == expected
@@ -193,7 +188,7 @@ def test_types_are_chosen_by_globs(globs: list[str], expected: list[int]) -> Non
 def test_the_filter_forgets_when_there_are_too_many_types(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "KNOWN_TYPES", 2)
     chooser = plan.TypeFilter(["t1*"])
-    events = [event(index, None, f"t{index}") for index in range(13)]
+    events = Rows.of([event(index, None, f"t{index}") for index in range(13)])
     assert list(chooser.select(events)) == [1, 10, 11, 12]
     assert list(chooser.select(events)) == [1, 10, 11, 12]
 
@@ -220,6 +215,30 @@ def test_letters_are_sorted_out_by_their_outcomes() -> None:
     letters = [letter(1, "a"), letter(2, "b"), letter(3, "b"), letter(4, None)]
     result = plan.replayed(letters, [PUBLISHED, DEAD, HELD, PUBLISHED])
     assert (result.resolved, result.failed, result.error) == ((1, 4), ((2, "too large"),), None)
+
+
+def test_what_only_waits_for_a_dead_event_is_tried_again_at_once() -> None:
+    work = plan.after(begin(["a", "b", "c"]), [HELD, DEAD, HELD], "park_key")
+    assert (list(work.indexes), work.error) == ([0, 2], None)
+    assert [(item.index, item.status) for item in work.set_aside] == [(1, "dead")]
+
+
+def test_an_event_before_a_dead_one_of_its_key_is_still_published() -> None:
+    work = plan.after(begin(["a", "a", "a"]), [HELD, DEAD, HELD], "park_key")
+    assert (list(work.indexes), work.error) == ([0], None)
+    assert [(item.index, item.status) for item in work.set_aside] == [(1, "dead"), (2, "parked")]
+    assert plan.after(work, [PUBLISHED], "park_key").is_done
+
+
+def test_what_is_held_back_by_nothing_is_waited_for() -> None:
+    assert plan.after(begin(["a", "b"]), [HELD, HELD], "park_key").error is HELD.error
+    assert plan.replayed([letter(1, "a")], [HELD]).error is HELD.error
+
+
+def test_letters_that_were_held_back_by_a_dead_one_are_tried_again_at_once() -> None:
+    result = plan.replayed([letter(1, "a"), letter(2, "b")], [HELD, DEAD])
+    assert (result.resolved, result.failed, result.error) == ((), ((2, "too large"),), None)
+    assert result.has_progressed
 
 
 def test_letters_wait_for_the_broker_without_failing() -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from outbox.testing import envelope
+from relay import reader
 from relay.reader import BYTES, PageQueue, Reader, next_limit
 
 if TYPE_CHECKING:
@@ -44,15 +45,27 @@ def test_a_full_queue_makes_the_reader_wait(pages: int, size: int) -> None:
     thread = putting(queue, B, size)
     thread.join(0.05)
     assert thread.is_alive()
-    assert queue.get(0) is A
+    assert queue.get(0) == [A]
     thread.join(10)
-    assert queue.get(0) is B
+    assert queue.get(0) == [B]
 
 
 def test_one_page_always_fits() -> None:
     queue = PageQueue(max_bytes=100)
     queue.put(A, 1_000_000)
-    assert queue.get(0) is A
+    assert queue.get(0) == [A]
+
+
+def test_what_waits_is_taken_together_up_to_a_number_of_events(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reader, "GROUP_ROWS", 5)
+    events = [envelope("t")] * 3
+    pages = [Page("a", events), Page("b", events[:2]), Page("c"), Page("d", events)]
+    queue = PageQueue()
+    for page in pages:
+        queue.put(page, 0)
+    assert [queue.get(0), queue.get(0), queue.get(0)] == [pages[:3], pages[3:], []]
 
 
 def test_a_queue_is_exhausted_once_it_is_finished_and_empty() -> None:
@@ -60,9 +73,9 @@ def test_a_queue_is_exhausted_once_it_is_finished_and_empty() -> None:
     queue.put(A, 0)
     queue.finish()
     assert not queue.is_exhausted
-    assert queue.get(60) is A
+    assert queue.get(60) == [A]
     assert queue.is_exhausted
-    assert queue.get(60) is None
+    assert queue.get(60) == []
 
 
 def test_a_closed_queue_lets_nobody_wait() -> None:
@@ -72,13 +85,13 @@ def test_a_closed_queue_lets_nobody_wait() -> None:
     queue.close()
     thread.join(10)
     assert not thread.is_alive()
-    assert queue.get(60) is None
+    assert queue.get(60) == []
     queue.put(C, 0)
-    assert queue.get(60) is None
+    assert queue.get(60) == []
 
 
 def test_an_empty_queue_is_waited_for_only_so_long() -> None:
-    assert PageQueue().get(0.01) is None
+    assert PageQueue().get(0.01) == []
 
 
 class Backlog:
@@ -87,7 +100,7 @@ class Backlog:
     def __init__(self, count: int, size: int) -> None:
         self.limits: list[int] = []
         self._count = count
-        self._event: Any = SimpleNamespace(data=bytes(size))
+        self._event = envelope("t", data=bytes(size))
 
     def next_page(self, _position: object, limit: int) -> Page:
         self.limits.append(limit)

@@ -1,6 +1,7 @@
 """The Kafka transport: CloudEvents in binary mode, through confluent-kafka.
 
-Both sides are at-least-once and in order per key. Settings, guarantees and failures are described
+Publishing is exactly-once by default, or at-least-once; both are in order per key, and so is
+receiving, which is at-least-once. Settings, guarantees and failures are described
 in `docs/guide/kafka.md`.
 """
 
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 from outbox.transports.kafka.options import Options
 from outbox.transports.kafka.publishing import KafkaPublisher
 from outbox.transports.kafka.receiving import KafkaSubscriber
+from outbox.transports.kafka.transactional import TransactionalKafkaPublisher
 from outbox.transports.topic import TopicTemplate
 
 if TYPE_CHECKING:
@@ -19,9 +21,13 @@ if TYPE_CHECKING:
 __all__ = ["Options", "publisher", "subscriber", "topic_of"]
 
 
-def publisher(route: str, options: Options, timeout: float) -> KafkaPublisher:
-    """Make a publisher; it connects when it first publishes."""
-    return KafkaPublisher(route, options, timeout)
+def publisher(
+    route: str, options: Options, timeout: float
+) -> KafkaPublisher | TransactionalKafkaPublisher:
+    """Make a publisher; it connects when it is first used."""
+    if options.delivery == "at-least-once":
+        return KafkaPublisher(route, options, timeout)
+    return TransactionalKafkaPublisher(route, options, timeout)
 
 
 def subscriber(route: str, options: Options, group: str, topics: Sequence[str]) -> KafkaSubscriber:

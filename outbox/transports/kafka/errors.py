@@ -65,6 +65,24 @@ CLUSTER: Final = frozenset(
 REFUSED: Final = UNKNOWN | DENIED | LOGIN | CLUSTER
 """The destination takes nothing until an operator acts; no event is at fault."""
 
+FENCED: Final = frozenset(
+    {
+        KafkaError._FENCED,  # noqa: SLF001  # the same
+        KafkaError.PRODUCER_FENCED,
+        KafkaError.INVALID_PRODUCER_EPOCH,
+    }
+)
+"""A newer producer writes for this route, or the broker ended a transaction that lasted long."""
+
+AGAIN: Final = frozenset(
+    {
+        KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER,
+        KafkaError.INVALID_PRODUCER_ID_MAPPING,
+        KafkaError.UNKNOWN_PRODUCER_ID,
+    }
+)
+"""What the transaction after an aborted one, or after a long pause, may fail with once."""
+
 PURGED: Final = frozenset(
     {
         KafkaError._PURGE_QUEUE,  # noqa: SLF001  # the same

@@ -79,8 +79,12 @@ class Options(BaseModel):
     """Addresses of some brokers: `host:port,host:port`."""
     topic: TemplateText = "{type_prefix}"
     """Template of the topic's name."""
-    delivery: Literal["at-least-once"] = "at-least-once"
-    """What publishing guarantees."""
+    delivery: Literal["exactly-once", "at-least-once"] = "exactly-once"
+    """What a consumer that reads committed records sees of a relay that was killed: nothing, or
+    some events again."""
+    transaction_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{0,100}$")] = "outbox-"
+    """What the route's transactional.id, and the topic of the same name that holds how far it has
+    come, begin with: rights are granted by it."""
     client: Properties = {}
     """librdkafka properties of every client: TLS, SASL, time-outs."""
     producer: Properties = {}

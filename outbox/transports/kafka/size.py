@@ -15,7 +15,7 @@ _PER_HEADER: Final = 10
 
 
 def is_too_large(
-    limit: int, key: bytes | None, data: bytes, headers: Sequence[tuple[str, bytes]]
+    limit: float, key: bytes | None, data: bytes, headers: Sequence[tuple[str, bytes]]
 ) -> bool:
     """Say whether an uncompressed record, alone in its batch, is over the limit of its topic."""
     rough = len(data) + (len(key) if key else 0) + _SURELY_ENOUGH + len(headers) * _PER_HEADER

@@ -58,6 +58,10 @@ class Topics:
         ]
         return min(limits, default=None)
 
+    def known_until(self, name: str) -> float:
+        """Return until when what is known of a topic counts, by the monotonic clock."""
+        return self._expires_at[name]
+
     def learn(
         self, names: Collection[str], producer: Callable[[], Producer], deadline: float
     ) -> None:

@@ -1,0 +1,195 @@
+"""What Kafka is given of an event: its topic, key, headers and data, made of the event's row.
+
+Most of it is the same for all events of one type and producer, so that is made once; the rest of
+the work stands in one loop, where each microsecond counts as many times as there are events.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from outbox.codec import EXTENSIONS, PREFIX, fixed_headers
+from outbox.errors import PermanentError, RecordRefusedError, TransientError
+from outbox.rows import texts, to_envelope
+from outbox.transports.kafka.size import is_too_large
+from outbox.transports.kafka.topics import Topic
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from outbox.rows import Row
+    from outbox.transports.kafka.page import Page
+    from outbox.transports.kafka.topics import Topics
+    from outbox.transports.topic import TopicTemplate
+
+Headers = list[tuple[str, bytes]]
+Record = tuple[str, bytes, bytes | None, Headers]
+"""Topic, data, key, headers: what a producer is called with."""
+
+_ID: Final = PREFIX + "id"
+_TIME: Final = PREFIX + "time"
+_SEQUENCE: Final = PREFIX + "sequence"
+_SUBJECT: Final = PREFIX + "subject"
+_SLACK: Final = 4_000
+"""Bytes that the id, the key, the other headers of one event and all framing stay below, where it
+has neither a subject nor headers of its own."""
+_KINDS: Final = 10_000
+"""Kinds of events that are remembered, at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What all events of one type and producer have in common."""
+
+    topic: str
+    headers: tuple[tuple[str, bytes], ...]
+    needs_key: bool
+    limit: float
+    """Bytes of a record that its topic takes."""
+    sure_size: float
+    """So many bytes of data surely fit."""
+
+
+class Encoder:
+    """Makes records of rows, and settles the rows of which none may be made."""
+
+    def __init__(self, template: TopicTemplate, topics: Topics, *, compresses: bool) -> None:
+        self.stopped: tuple[int, TransientError | None] | None = None
+        """Where the last batch broke off, and why: the destination does not answer, or a topic
+        was found that the producer's batches may be too large for (None)."""
+        self._template = template
+        self._topics = topics
+        self._compresses = compresses
+        self._kinds: dict[tuple[object, ...], Kind | TransientError | PermanentError] = {}
+        self._good_until = -math.inf
+
+    def records(
+        self, page: Page, indexes: Sequence[int], learn: Callable[[str], bool]
+    ) -> Iterator[Record]:
+        """Make the records of these events one by one, in order, as they are asked for.
+
+        An event that must not be sent is settled in the page and left out. `learn` finds out
+        about a topic, and tells whether the producer's batches fit into it.
+        """
+        self._begin()
+        rows, kinds = page.rows, self._kinds
+        always_asks = self._template.depends_on_event
+        for index in indexes:
+            if page.has_failures and page.holds_back(index):
+                continue
+            row = rows[index]
+            seq, id_, source, type_, version, subject, key, topic, moment, media, data, own = row
+            kind = kinds.get((type_, source, version, media, topic))
+            if kind is None or always_asks:
+                kind = self._asked(index, row, learn)
+            if kind.__class__ is not Kind:
+                if self.stopped is not None:
+                    return
+                page.fail(index, kind)  # type: ignore[arg-type]  # it is an error then
+                continue
+            headers = [
+                *kind.headers,
+                (_ID, id_),
+                (_TIME, moment),
+                (_SEQUENCE, b"%d" % seq),
+            ]
+            if subject is not None:
+                headers.append((_SUBJECT, subject))
+            if own is not None:
+                headers += own_headers(own)
+            if (
+                len(data) > kind.sure_size
+                or subject is not None
+                or own is not None
+                or (key is None and kind.needs_key)
+            ):
+                refusal = _refusal(kind, key, data, headers)
+                if refusal is not None:
+                    page.fail(index, refusal)
+                    continue
+            yield kind.topic, data, key, headers
+
+    def topic_of(self, row: Row) -> str:
+        """Return the topic of an event that a record was made of."""
+        return self._template.topic(to_envelope(row))
+
+    def forget(self) -> None:
+        """Ask anew about every kind of event."""
+        self._good_until = -math.inf
+
+    def _begin(self) -> None:
+        self.stopped = None
+        if time.monotonic() > self._good_until:
+            self._kinds.clear()
+            self._good_until = math.inf
+
+    def _asked(
+        self, index: int, row: Row, learn: Callable[[str], bool]
+    ) -> Kind | TransientError | PermanentError | None:
+        """Return what is known of an event's kind; None where the batch has to stop before it."""
+        try:
+            found = self._kind(row, learn)
+        except TransientError as error:
+            self.stopped = (index, error)
+            return None
+        if found is None:
+            self.stopped = (index, None)
+        return found
+
+    def _kind(
+        self, row: Row, learn: Callable[[str], bool]
+    ) -> Kind | TransientError | PermanentError | None:
+        """Return what is known of an event's kind; None where the producer has to be replaced."""
+        _, _, source, type_, version, _, _, topic, _, media, _, _ = row
+        if len(self._kinds) >= _KINDS:
+            self._kinds.clear()
+        try:
+            name = self.topic_of(row)
+        except RecordRefusedError as refused:
+            found: Kind | TransientError | PermanentError = refused
+        else:
+            if not learn(name):
+                return None
+            self._good_until = min(self._good_until, self._topics.known_until(name))
+            headers = fixed_headers(
+                PREFIX, source.decode(), type_.decode(), version, media.decode()
+            )
+            found = self._made(name, headers)
+        self._kinds[type_, source, version, media, topic] = found
+        return found
+
+    def _made(self, name: str, headers: tuple[tuple[str, bytes], ...]) -> Kind | TransientError:
+        topic = self._topics[name]
+        if not isinstance(topic, Topic):
+            return topic
+        # How small compression makes a record is known at the broker alone.
+        limit = math.inf if topic.max_bytes is None or self._compresses else topic.max_bytes
+        common = sum(len(text) * 4 + len(value) for text, value in headers)
+        return Kind(name, headers, topic.needs_key, limit, limit - common - _SLACK)
+
+
+def own_headers(stored: bytes) -> Headers:
+    """Return what the `headers` column of an event adds: extensions, then the application's own."""
+    own = texts(stored)
+    headers = [(PREFIX + name, own.pop(name).encode()) for name in EXTENSIONS if name in own]
+    headers += [(name, value.encode()) for name, value in own.items()]
+    return headers
+
+
+def _refusal(
+    kind: Kind, key: bytes | None, data: bytes, headers: Headers
+) -> RecordRefusedError | None:
+    """Say why a record must not be sent, if so."""
+    if key is None and kind.needs_key:
+        return RecordRefusedError(
+            f"the topic {kind.topic!r} is compacted, and the event has no partition key"
+        )
+    if is_too_large(kind.limit, key, data, headers):
+        return RecordRefusedError(
+            f"the event, {len(data)} bytes of data and its headers, is larger than"
+            f" max.message.bytes = {kind.limit} of the topic {kind.topic!r}"
+        )
+    return None
