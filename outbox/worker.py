@@ -85,6 +85,11 @@ class Worker:
             try:
                 self._check(runner)
                 self._work(runner, stop, idle_timeout)
+            except SystemExit as exc:
+                # It is no failure that could be retried, but nobody should have to guess it.
+                facts = {"consumer": self._consumer.name, "exit_code": exc.code}
+                logger.critical("a handler ended its worker by SystemExit", extra=facts)
+                raise
             finally:
                 runner.close()
         finally:

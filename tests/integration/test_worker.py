@@ -550,3 +550,23 @@ def test_a_consumer_needs_a_route(engine: sa.Engine) -> None:
     other = settings_of({}, tests=ConsumerSettings(route="other"))
     with pytest.raises(ConfigurationError, match="'other'"):
         open_worker(consumer_of(engine), other)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_handler_that_ends_its_worker_is_named_in_the_log(
+    engine: sa.Engine, *, is_async: bool
+) -> None:
+    consumer = Consumer("tests", database=engine)
+
+    def leave(event: Counted, context: Context) -> None:
+        write(event, context)
+        raise SystemExit(3)
+
+    async def leave_later(event: Counted, context: Context) -> None:
+        leave(event, context)
+
+    consumer.on(Counted)(leave_later if is_async else leave)
+    with listening("ended its worker") as told, pytest.raises(SystemExit):
+        consume(consumer, [counted("k", 1)])
+    assert told.count == 1
+    assert effects(engine) == []
