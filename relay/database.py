@@ -23,9 +23,15 @@ NAME: Final = "outbox relay"
 _WRONG: Final = ("42", "3F", "28", "3D")
 """Classes of SQLSTATE that waiting does not cure: no such table, right, role or database."""
 
+IDLE_SECONDS: Final = 2.0
+"""A relay that is frozen, or whose machine is gone, must not keep the locks of its transaction:
+the next holder of its lease would wait for them, perhaps for hours."""
+_ENDS_WHEN_IDLE: Final = (
+    f"SET LOCAL idle_in_transaction_session_timeout = {round(IDLE_SECONDS * 1000)}"
+)
+
 _LIMITS: Final = {
     "57014": "statement_timeout",
-    "25P03": "idle_in_transaction_session_timeout",
     "57P05": "idle_session_timeout",
     "25P04": "transaction_timeout",
 }
@@ -53,10 +59,12 @@ def _connect(_dialect: object, _record: object, arguments: Any, options: Any) ->
 def transaction(engine: sa.Engine) -> Iterator[sa.Connection]:
     """Run a block in a transaction of its own.
 
-    Raises what `errors` does; after `DatabaseUnavailableError` the block may have been committed
-    or not.
+    PostgreSQL ends one in which it hears nothing for `IDLE_SECONDS`. Raises what `errors` does;
+    after `DatabaseUnavailableError` the block may have been committed or not.
     """
     with errors(engine), engine.begin() as connection:
+        if connection.dialect.name == "postgresql":
+            connection.exec_driver_sql(_ENDS_WHEN_IDLE)
         yield connection
 
 
@@ -96,6 +104,10 @@ def unavailable(name: str, state: str | None, reason: object) -> DatabaseUnavail
         return DatabaseUnavailableError(
             f"{name} cut the relay off by its {setting} ({reason}): `ALTER ROLE … SET {setting} ="
             " 0` for the relay's role"
+        )
+    if state == "25P03":
+        return DatabaseUnavailableError(
+            f"{name} ended a transaction in which the relay was silent for {IDLE_SECONDS:g} s"
         )
     if state == "55P03":
         return DatabaseUnavailableError(f"{name}: another holds a lock that is needed: {reason}")

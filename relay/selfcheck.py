@@ -38,7 +38,6 @@ _LIMITS: Final = (
     "statement_timeout",
     "lock_timeout",
     "transaction_timeout",
-    "idle_in_transaction_session_timeout",
     "idle_session_timeout",
 )
 _DURABLE: Final = ("fsync", "full_page_writes")

@@ -5,7 +5,7 @@ SELECT name, setting
  WHERE name IN (
     'server_version', 'server_version_num', 'server_encoding', 'synchronous_commit', 'fsync', 'full_page_writes',
     'default_transaction_isolation', 'default_transaction_read_only', 'statement_timeout', 'lock_timeout',
-    'idle_in_transaction_session_timeout', 'idle_session_timeout', 'transaction_timeout',
+    'idle_session_timeout', 'transaction_timeout',
     'max_connections', 'superuser_reserved_connections'
  );
 

@@ -23,7 +23,11 @@ import pytest
 import sqlalchemy as sa
 
 from outbox import clock
+from outbox.errors import DatabaseUnavailableError
 from outbox.table import outbox_checkpoint, outbox_event
+from relay import lease
+from relay.database import IDLE_SECONDS, make_engine, transaction
+from relay.lease import Grant
 from tests.absence import skipped_unless_ci
 from tools.servers.clock import find_faketime, wrong_clock
 
@@ -371,3 +375,30 @@ def test_a_rolling_restart_under_load_loses_and_repeats_nothing(fleet: Fleet) ->
     fleet.drain()
     fleet.expect_all(once=True)
     fleet.expect_no_step_back()
+
+
+def test_a_holder_frozen_in_the_middle_of_a_write_does_not_keep_its_route(fleet: Fleet) -> None:
+    engine = make_engine(sa.make_url(fleet.relay_url))
+    with transaction(engine) as connection:
+        grant = lease.acquire(connection, "east", "frozen:1:x", 0.0)
+    assert isinstance(grant, Grant)
+
+    def freeze() -> None:
+        """Write, and do nothing more until another one has the route."""
+        with transaction(engine) as connection:
+            lease.report(connection, "east", grant.token, "it keeps the lock of the row")
+            started = time.monotonic()
+            with transaction(engine) as another:
+                taken = lease.acquire(another, "east", "other:2:x", 60.0)
+            assert isinstance(taken, Grant)
+            assert time.monotonic() - started < IDLE_SECONDS + TAKEOVER_SECONDS
+
+    is_direct = engine.url.port == fleet.engine.url.port
+    # PgBouncer passes the reason on as a second answer to the next command.
+    words = r"silent for 2 s" if is_direct else r"does not answer"
+    with pytest.raises(DatabaseUnavailableError, match=words):
+        freeze()
+    with fleet.engine.connect() as connection:
+        row = connection.execute(sa.select(outbox_checkpoint)).one()
+    assert (row.holder, row.error) == ("other:2:x", None)
+    engine.dispose()

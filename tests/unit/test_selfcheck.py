@@ -15,7 +15,6 @@ GOOD = {
     "full_page_writes": "on",
     "statement_timeout": "0",
     "lock_timeout": "0",
-    "idle_in_transaction_session_timeout": "60000",
     "idle_session_timeout": "0",
     "default_transaction_read_only": "off",
     "default_transaction_isolation": "repeatable read",
@@ -51,12 +50,6 @@ def test_a_server_as_it_comes_is_in_order() -> None:
         ({"lock_timeout": "1"}, "time-outs", "degraded", "SET lock_timeout = 0"),
         ({"idle_session_timeout": "5"}, "time-outs", "degraded", "SET idle_session_timeout = 0"),
         ({"transaction_timeout": "5"}, "time-outs", "degraded", "SET transaction_timeout = 0"),
-        (
-            {"idle_in_transaction_session_timeout": "500"},
-            "time-outs",
-            "degraded",
-            "SET idle_in_transaction_session_timeout = 0",
-        ),
         ({"default_transaction_read_only": "on"}, "transactions", "failed", "read_only = off"),
         (
             {"default_transaction_isolation": "serializable"},
