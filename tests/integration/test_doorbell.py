@@ -223,6 +223,26 @@ def test_the_business_transaction_has_no_notify(shop: Shop, ears: Ears) -> None:
     assert shop.statements == ["COMMIT"]
 
 
+SLOW_COMMIT = """
+CREATE FUNCTION pause() RETURNS trigger LANGUAGE plpgsql AS
+  'BEGIN PERFORM pg_sleep(0.5); RETURN NULL; END';
+CREATE CONSTRAINT TRIGGER pause AFTER INSERT ON shop_order
+  DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION pause();
+"""
+
+
+@pytest.mark.usefixtures("doorbell")
+def test_what_was_rung_for_can_be_read_however_long_its_commit_takes(
+    shop: Shop, ears: Ears
+) -> None:
+    ears.connection.execute(SLOW_COMMIT)
+    with ThreadPoolExecutor(1) as pool:
+        committed = pool.submit(order_and_emit, shop.engine)
+        ears.hear()
+        assert names(shop.engine) == ["a"]
+        committed.result()
+
+
 def test_a_thousand_commits_are_one_ring_and_another(
     shop: Shop, ears: Ears, monkeypatch: pytest.MonkeyPatch
 ) -> None:
