@@ -130,7 +130,7 @@ class Relay:
                 if until is Until.FOREVER:
                     stack.enter_context(_checking(engine))
                     stack.enter_context(_rung(engine, routes))
-                    if self._settings.retention.is_on:
+                    if self._settings.retention.is_on or engine.dialect.name == "postgresql":
                         retention = Retention(engine, self._settings, holder)
                         stack.enter_context(retention.running())
                 _run_all(routes, stop)

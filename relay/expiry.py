@@ -123,7 +123,7 @@ class Events:
     def batch(self, connection: sa.Connection, cursor: Any, size: int) -> Batch:
         """Delete what is delivered on every route and older than the age."""
         at, resume = cursor or (0, 0)
-        match self._delivered(connection):
+        match self.delivered(connection):
             case Held(reason):
                 return Batch(0, (resume, resume), is_over=True, held=reason)
             case Delivered() as found:
@@ -135,13 +135,13 @@ class Events:
             resume = walked.last if walked.kept is None else walked.kept - 1
         is_through = walked.read < size
         if is_through or (walked.deleted == 0 and not walked.is_ahead):
-            held = self._held(connection, found) if is_through else None
+            held = self.held(connection, found) if is_through else None
             return Batch(walked.deleted, (resume, resume), is_over=True, held=held)
         return Batch(walked.deleted, (walked.last, resume), is_over=False)
 
     def count(self, connection: sa.Connection) -> tuple[int, str | None]:
         """Count what is delivered on every route and older than the age."""
-        match self._delivered(connection):
+        match self.delivered(connection):
             case Held(reason):
                 return 0, reason
             case Delivered() as found:
@@ -150,12 +150,13 @@ class Events:
             value = sa.cast(sa.literal(snapshot, sa.Text), _Snapshot())
             conditions.append(sa.func.pg_visible_in_snapshot(outbox_event.c.transaction_id, value))
         query = sa.select(sa.func.count()).select_from(outbox_event).where(*conditions)
-        return connection.scalar(query) or 0, self._held(connection, found)
+        return connection.scalar(query) or 0, self.held(connection, found)
 
     def _is_old(self) -> sa.ColumnElement[bool]:
         return outbox_event.c.time < _ago(self.age)
 
-    def _delivered(self, connection: sa.Connection) -> Delivered | Held:
+    def delivered(self, connection: sa.Connection) -> Delivered | Held:
+        """Return what every route has delivered, or why nothing may go."""
         columns = outbox_checkpoint.c
         query = sa.select(columns.route, columns.position).where(
             columns.route.not_like(f"{RESERVED}%")
@@ -165,7 +166,7 @@ class Events:
         system = connection.scalar(_SQL["system"]) if dialect == "postgresql" else None
         return delivered(self.routes, stored, dialect, system)
 
-    def _held(self, connection: sa.Connection, found: Delivered) -> str | None:
+    def held(self, connection: sa.Connection, found: Delivered) -> str | None:
         """Name the route for which rows are kept that are old enough."""
         query = sa.select(self._is_old()).where(outbox_event.c.seq > found.floor)
         if connection.scalar(query.order_by(outbox_event.c.seq).limit(1)):

@@ -22,10 +22,11 @@ import sqlalchemy as sa
 
 from outbox import clock
 from outbox.errors import ConfigurationError, DatabaseUnavailableError, LeaseLostError
+from outbox.partitions import is_partitioned
 from outbox.table import outbox_checkpoint as checkpoint
-from relay import lease
+from relay import lease, rotation
 from relay.database import transaction
-from relay.expiry import expiries
+from relay.expiry import Events, expiries
 from relay.lease import Held
 from relay.retention_state import NAME, State, Walk
 
@@ -93,8 +94,14 @@ def sweep(
     if anew:
         work.state.walks.clear()
     try:
+        rotates = _is_partitioned(engine)
+        if rotates:
+            rotation.make_ahead(engine)
         for table in expiries(settings):
-            work.walk(table, now)
+            if rotates and isinstance(table, Events):
+                work.rotate(table, now)
+            else:
+                work.walk(table, now)
     except ConfigurationError as exc:
         work.end(str(exc))
         raise
@@ -128,6 +135,12 @@ class _Pass:
                 return
             self._stopping.wait(self._pace.after(time.monotonic() - started))
 
+    def rotate(self, events: Events, now: datetime) -> None:
+        """Drop the partitions of events that are old enough."""
+        walk = self.state.walks["events"] = Walk(started_at=now, is_over=True)
+        dropped, walk.held = rotation.rotate(self._engine, events, self._stopping, self._renew)
+        self.state.deleted["partitions"] = dropped
+
     def end(self, error: str | None) -> None:
         """Store that the pass is over, and give the lease back."""
         with transaction(self._engine) as connection:
@@ -147,6 +160,10 @@ class _Pass:
             self.state.deleted[table.table] = self.state.deleted.get(table.table, 0) + batch.deleted
             self._advance(connection)
         return batch.is_over
+
+    def _renew(self) -> None:
+        with transaction(self._engine) as connection:
+            lease.renew(connection, NAME, self._token, self._version, LEASE_SECONDS)
 
     def _advance(self, connection: sa.Connection) -> None:
         stored = self.state.to_json()
@@ -192,6 +209,8 @@ class Retention:
 
     def _look(self) -> None:
         """Make a pass if the last one, whoever made it, is long enough ago."""
+        if not (self._settings.retention.is_on or _is_partitioned(self._engine)):
+            return
         if not self._is_due():
             return
         state = sweep(self._engine, self._settings, self._holder, self._stopping)
@@ -214,3 +233,10 @@ class Retention:
             facts = {"kind": type(exc).__name__, "error": str(exc)}
             log.log(level, event, extra=facts, exc_info=event == "retention broke off")
         self._told = str(exc)
+
+
+def _is_partitioned(engine: sa.Engine) -> bool:
+    if engine.dialect.name != "postgresql":
+        return False
+    with transaction(engine) as connection:
+        return is_partitioned(connection)

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
+from outbox import partitions
 from outbox.settings import RESERVED
 from outbox.table import outbox_checkpoint as checkpoint
+from outbox.table import outbox_event
 from relay.database import transaction
 
 if TYPE_CHECKING:
@@ -112,4 +114,35 @@ def retention_status(engine: sa.Engine, settings: Settings) -> RetentionStatus |
         unknown_routes=sorted(names) if settings.retention.events is not None else [],
         error=None if own is None else own.error,
         error_at=None if own is None else own.error_at,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartitionStatus:
+    """What `outbox status` shows of an outbox that has partitions."""
+
+    count: int
+    room_count: int
+    """Numbers that the partitions still take; when they are drawn, producers fail."""
+    is_short: bool
+    """Fewer are ahead than a relay lets it come to."""
+
+
+def partition_status(engine: sa.Engine) -> PartitionStatus | None:
+    """Return how much room there is; None where there are no partitions."""
+    if engine.dialect.name != "postgresql":
+        return None
+    with transaction(engine) as connection:
+        if not partitions.is_partitioned(connection):
+            return None
+        found = partitions.partitions(connection)
+        # Not the sequence, which a role that only looks may not read.
+        last = connection.scalar(sa.select(sa.func.max(outbox_event.c.seq))) or 0
+    ahead = [each for each in found if each.lower > last]
+    return PartitionStatus(
+        count=len(found),
+        room_count=sum(
+            each.upper - max(each.lower, last + 1) for each in found if each.upper > last
+        ),
+        is_short=len(ahead) < partitions.SHORT,
     )

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from outbox import grants, migration
+from outbox import grants, migration, partitions
 from outbox.cli.errors import CommandLineError, FailedError
 from outbox.cli.invocation import Invocation, of
 from outbox.grants import Kind
@@ -23,6 +23,12 @@ def migrate(
     sql: Annotated[
         bool, typer.Option("--sql", help="Print the SQL instead of running it.")
     ] = False,
+    partition_rows: Annotated[
+        int | None,
+        typer.Option(
+            min=1_000, metavar="N", help="Divide the events into partitions of so many numbers."
+        ),
+    ] = None,
     app: Annotated[list[str] | None, _role("app", "insert events, and nothing else")] = None,
     relay: Annotated[list[str] | None, _role("relay", "run the relay")] = None,
     worker: Annotated[list[str] | None, _role("worker", "run workers")] = None,
@@ -40,12 +46,20 @@ def migrate(
         place = shown(run.settings.url)
         msg = f"{place} has no roles that `outbox migrate` knows: leave --grant-… out"
         raise CommandLineError(msg)
+    if partition_rows is not None and run.settings.url.get_backend_name() != "postgresql":
+        msg = f"{shown(run.settings.url)} has no partitions: leave --partition-rows out"
+        raise CommandLineError(msg)
+    if sql and partition_rows is not None:
+        msg = "--partition-rows looks at the table first, so there is no SQL to print"
+        raise CommandLineError(msg)
     if sql:
         migration.print_sql(run.settings.url)
         for statement in _grants(roles):
             run.output.raw(f"{statement};\n")
         return
     _upgrade(run)
+    if partition_rows is not None:
+        _divide(run, partition_rows)
     if any(roles.values()):
         _grant(run, roles)
 
@@ -59,6 +73,20 @@ def _upgrade(run: Invocation) -> None:
         run.output.line(f"{place} is at revision {after} already")
     else:
         run.output.line(f"{place} is now at revision {after} (was {before or 'without tables'})")
+
+
+def _divide(run: Invocation, rows: int) -> None:
+    with run.engine.begin() as connection:
+        connection.exec_driver_sql("SET LOCAL lock_timeout = '10s'")
+        if not partitions.is_partitioned(connection):
+            partitions.convert(connection, rows)
+            run.output.line(f"outbox_event is divided into partitions of {rows:,} numbers")
+            return
+        made = partitions.extend(connection, rows)
+    if made:
+        run.output.line(f"from number {made[0].lower:,} on a partition takes {rows:,} numbers")
+    else:
+        run.output.line(f"outbox_event is divided into partitions of {rows:,} numbers already")
 
 
 def _grant(run: Invocation, roles: dict[Kind, list[str]]) -> None:

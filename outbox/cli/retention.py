@@ -14,9 +14,11 @@ from outbox.cli.errors import CommandLineError, FailedError
 from outbox.cli.invocation import Invocation, of
 from outbox.cli.output import counted
 from outbox.cli.status import NOUNS
+from outbox.partitions import is_partitioned
+from relay import rotation
 from relay.daemon import stopped_by_signals
 from relay.database import make_engine, transaction
-from relay.expiry import expiries
+from relay.expiry import Events, expiries
 from relay.lease import Held
 from relay.retention import sweep
 
@@ -50,16 +52,23 @@ def retention(
         raise FailedError(msg)
     for table, deleted in state.deleted.items():
         run.output.line(f"{counted(deleted, NOUNS[table])} deleted")
-        _say_held(run, table, state.walks[table].held)
+    for table, walk in state.walks.items():
+        _say_held(run, table, walk.held)
 
 
 def _count(run: Invocation) -> None:
     engine = make_engine(run.settings.url)
     try:
+        with transaction(engine) as connection:
+            rotates = is_partitioned(connection)
         for table in expiries(run.settings):
-            with transaction(engine) as connection:
-                count, held = table.count(connection)
-            run.output.line(f"{counted(count, NOUNS[table.table])} would be deleted")
+            if rotates and isinstance(table, Events):
+                count, held = rotation.count(engine, table)
+                run.output.line(f"{counted(count, NOUNS['partitions'])} would be deleted")
+            else:
+                with transaction(engine) as connection:
+                    count, held = table.count(connection)
+                run.output.line(f"{counted(count, NOUNS[table.table])} would be deleted")
             _say_held(run, table.table, held)
     finally:
         engine.dispose()

@@ -14,7 +14,12 @@ from outbox.cli.invocation import of
 from outbox.cli.output import Column, Output, counted, duration, moment
 from outbox.codec import time_text
 from outbox.dead_letter import Status
-from relay.retention_state import RetentionStatus, retention_status
+from relay.retention_state import (
+    PartitionStatus,
+    RetentionStatus,
+    partition_status,
+    retention_status,
+)
 from relay.status import RouteStatus, route_status
 
 ROUTE_COLUMNS: Final = (
@@ -27,7 +32,12 @@ ROUTE_COLUMNS: Final = (
     Column("holder", shrinks=True),
     Column("expires"),
 )
-NOUNS: Final = {"events": "event", "inbox": "inbox row", "dead_letters": "dead letter"}
+NOUNS: Final = {
+    "events": "event",
+    "partitions": "partition",
+    "inbox": "inbox row",
+    "dead_letters": "dead letter",
+}
 """What the rows are called that retention deletes, by its setting."""
 CONSUMER_COLUMNS: Final = (
     Column("consumer"),
@@ -47,18 +57,22 @@ def status(
     routes = route_status(run.engine, run.settings)
     consumers = _consumers(run.engine)
     retention = retention_status(run.engine, run.settings)
+    partitions = partition_status(run.engine)
     if as_json:
         run.output.json(
             {
                 "routes": [{"state": state_of(route), **_document(route)} for route in routes],
                 "consumers": consumers,
                 "retention": retention and _document(retention),
+                "partitions": partitions and _document(partitions),
             }
         )
     else:
         _show(run.output, routes, consumers)
         if retention is not None:
             _show_retention(run.output, retention)
+        if partitions is not None:
+            _show_partitions(run.output, partitions)
 
 
 def state_of(route: RouteStatus) -> str:
@@ -124,7 +138,19 @@ def _show_retention(output: Output, retention: RetentionStatus) -> None:
         )
 
 
-def _document(found: RouteStatus | RetentionStatus) -> dict[str, Any]:
+def _show_partitions(output: Output, found: PartitionStatus) -> None:
+    room = f"{found.count} partitions with room for {counted(found.room_count, 'event')} more"
+    if found.is_short:
+        output.line(
+            f"only {room}: then producers fail. Run `outbox migrate --partition-rows N`, and let a"
+            " relay run whose role may alter outbox_event",
+            "bold red",
+        )
+    else:
+        output.line(room, "dim")
+
+
+def _document(found: RouteStatus | RetentionStatus | PartitionStatus) -> dict[str, Any]:
     values = {field.name: getattr(found, field.name) for field in fields(found)}
     return {
         name: time_text(value) if isinstance(value, datetime) else value

@@ -64,6 +64,7 @@ class ReadConnection:
     def _open(self) -> psycopg.Connection[Any]:
         if self._connection is None:
             self._connection = connect(self._pool, self._name)
+            _compile_nothing(self._connection)
             self._check(self._connection)
         return self._connection
 
@@ -136,6 +137,17 @@ def connect(pool: sa.Pool, name: str) -> psycopg.Connection[Any]:
     connection.autocommit = True
     connection.prepare_threshold = None
     return connection
+
+
+def _compile_nothing(connection: psycopg.Connection[Any]) -> None:
+    """Keep the server from compiling plans, which takes seconds where there are partitions.
+
+    Only in a session of one's own: a pooler would lend one that is set so to others.
+    """
+    connection.execute(
+        "SELECT set_config('jit', 'off', false) WHERE pg_backend_pid() = %s",
+        (connection.info.backend_pid,),
+    )
 
 
 def _rows(

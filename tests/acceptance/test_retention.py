@@ -41,11 +41,11 @@ def program(tmp_path: Path, url: str) -> Program:
     )
 
 
-def deliver(url: str, route: str) -> None:
+def deliver(url: str, route: str, limit: int = 1_000) -> None:
     """Let a route, if only it existed, deliver everything."""
     engine = sa.create_engine(url, poolclass=sa.NullPool)
     capture = open_capture(engine)
-    position = capture.next_page(capture.beginning(), 1_000).position().to_json()
+    position = capture.next_page(capture.beginning(), limit).position().to_json()
     capture.close()
     with engine.begin() as connection:
         lease.acquire(connection, route, "test", 60)
@@ -143,3 +143,43 @@ def test_two_cannot_delete_at_the_same_time(program: Program, url: str) -> None:
         lease.acquire(connection, "@retention", "app-1:7:abc", 60)
     done = program.call("retention", OUTBOX_RETENTION__EVENTS="0s")
     assert (done.returncode, done.stderr) == (1, "error: app-1:7:abc is at it already\n")
+
+
+def test_events_are_divided_into_partitions_which_go_as_a_whole(
+    tmp_path: Path, postgres_empty_url: str
+) -> None:
+    program = Program(tmp_path, {"OUTBOX_DATABASE_URL": postgres_empty_url})
+    done = printed(program.call("migrate", "--partition-rows", "1000"))
+    assert done.endswith("outbox_event is divided into partitions of 1,000 numbers\n")
+    again = printed(program.call("migrate", "--partition-rows", "1000"))
+    assert again.endswith("outbox_event is divided into partitions of 1,000 numbers already\n")
+    wider = printed(program.call("migrate", "--partition-rows", "5000"))
+    assert wider.endswith("from number 11,001 on a partition takes 5,000 numbers\n")
+    insert(postgres_empty_url, 1_001)
+    deliver(postgres_empty_url, "kafka", 2_000)
+    program.environment |= {
+        "OUTBOX_RETENTION__EVENTS": "0s",
+        "OUTBOX_ROUTES__KAFKA__TRANSPORT": "kafka",
+        "OUTBOX_ROUTES__KAFKA__BOOTSTRAP_SERVERS": "127.0.0.1:9",
+    }
+    assert printed(program.call("retention", "--dry-run")) == "1 partition would be deleted\n"
+    assert printed(program.call("retention")) == "1 partition deleted\n"
+    assert len(printed(program.call("events", "list", "--json")).splitlines()) == 1
+    shown = printed(program.call("status"))
+    assert "retention deleted 1 partition when it last ran, " in shown
+    assert "11 partitions with room for 14,999 events more\n" in shown
+    assert json.loads(printed(program.call("status", "--json")))["partitions"] == {
+        "count": 11,
+        "room_count": 14_999,
+        "is_short": False,
+    }
+
+
+def test_partitions_that_cannot_be_are_refused(program: Program, url: str) -> None:
+    done = program.call("migrate", "--partition-rows", "1000")
+    if url.startswith("sqlite"):
+        assert (done.returncode, "has no partitions: leave" in done.stderr) == (2, True)
+    else:
+        assert (done.returncode, "outbox_event has rows" in done.stderr) == (1, True)
+        done = program.call("migrate", "--partition-rows", "1000", "--sql")
+        assert (done.returncode, "there is no SQL to print" in done.stderr) == (2, True)
