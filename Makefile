@@ -70,9 +70,7 @@ coverage: $(VENV)/.dev servers ## tests with branch coverage of outbox/ and rela
 
 .PHONY: bench
 bench: $(VENV)/.dev ## all figures of docs/performance.md on real servers, into build/bench (BENCH_ARGS adds arguments)
-	@$(BIN)/python -m tools.servers --fetch --postgres --kafka -- bash -c 'set -e; \
-		$(BIN)/python -m benchmarks $(BENCH_ARGS); \
-		for name in emit consume commits idle; do $(BIN)/python -m benchmarks.$$name; done'
+	@$(BIN)/python -m tools.servers --fetch --postgres --kafka -- $(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 .PHONY: performance
 performance: $(VENV)/.dev ## write the figures in build/bench into docs/performance.md, with its pictures

@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, get_args
 
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks.page import FOLDER
-from outbox.bench.tables import machine_line, tables
+from benchmarks.show import show
 from outbox.transports.kafka.options import Options
 
 if TYPE_CHECKING:
@@ -40,6 +39,10 @@ MEASUREMENTS: Final[dict[str, Sequence[str]]] = {
         *["--rows", "50000", "--rows", "1000000", "--rounds", "1"],
     ],
     "latency": [*OUTBOX, "latency", *BOTH, "--without-doorbell"],
+    "emit": [*OUTBOX, "emit"],
+    "consume": [*OUTBOX, "consume"],
+    "commits": [sys.executable, "-m", "benchmarks.commits"],
+    "commits-durable": [sys.executable, "-m", "benchmarks.commits", "--durable"],
 }
 """By the name of the report: what writes it to standard output."""
 
@@ -71,14 +74,7 @@ def measure(name: str, folder: Path, note: str) -> int:
         return done.returncode
     report = json.loads(done.stdout)
     (folder / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
-    for each in tables(report):
-        shown = Table(box=None, pad_edge=False)
-        for number, title in enumerate(each.titles):
-            shown.add_column(title, justify="left" if number < each.left else "right")
-        for row in each.rows:
-            shown.add_row(*row)
-        console.print(shown)
-    console.print(machine_line(report))
+    show(report)
     return 0
 
 

@@ -14,25 +14,24 @@ import argparse
 import json
 import multiprocessing
 import os
-import platform
-import statistics
 import threading
 import time
 import uuid
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
 import sqlalchemy as sa
 from psycopg import sql
 from pydantic import BaseModel
-from rich.console import Console
-from rich.table import Table
 
 import outbox
+from benchmarks.show import show
 from outbox import migration
+from outbox.bench.machine import machine, server
+from outbox.bench.report import Series, report
 from outbox.doorbell import CHANNEL
 from tools.servers import postgres
 
@@ -53,51 +52,14 @@ class AccountChanged(BaseModel):
     pad: str = PAD
 
 
-@dataclass(frozen=True, slots=True)
-class Round:
-    """One turn of one contender."""
-
-    contender: str
-    commits_per_second: float
-    rings_per_second: float
-    """Notifications that reached the listening connection."""
-    cpu_us_per_commit: float
-    """Of the writers' processes, the doorbell's thread among them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """All turns, in their order, and what they were taken on."""
-
-    writers: int
-    processes: int
-    server: str
-    fsync: str
-    rounds: list[Round]
-
-    def rates(self, contender: str) -> list[float]:
-        """Return commits a second, one for each turn."""
-        return [each.commits_per_second for each in self.rounds if each.contender == contender]
-
-    def median(self, contender: str, figure: str) -> float:
-        """Return the median of one of a contender's figures, by its name."""
-        found = [getattr(each, figure) for each in self.rounds if each.contender == contender]
-        return float(statistics.median(found))
-
-    def ratio(self, contender: str) -> float:
-        """Return the median of a contender's rate over that of `nothing told` beside it."""
-        pairs = zip(self.rates(contender), self.rates(CONTENDERS[0]), strict=True)
-        return statistics.median(mine / base for mine, base in pairs)
-
-
 def measure(
     url: str, *, writers: int = 32, processes: int = 4, rounds: int = 5, seconds: float = 3.0
-) -> Result:
+) -> Series:
     """Let the contenders take turns on a migrated database; their rows stay in `outbox_event`.
 
     `writers` is the number of all writers, a multiple of `processes`.
     """
-    taken: list[Round] = []
+    taken: list[dict[str, dict[str, float]]] = []
     spawn = multiprocessing.get_context("spawn")
     with ExitStack() as stack:
         connection = stack.enter_context(psycopg.connect(_dsn(url), autocommit=True))
@@ -105,6 +67,7 @@ def measure(
         pool = stack.enter_context(ProcessPoolExecutor(processes, mp_context=spawn))
         share = writers // processes
         for number in range(-1, rounds):  # the first turns only warm up
+            turns = {}
             for offset in range(len(CONTENDERS)):
                 contender = CONTENDERS[(number + offset) % len(CONTENDERS)]
                 with _trigger(connection, wanted=contender == "trigger"), _ears(url) as heard:
@@ -122,15 +85,22 @@ def measure(
                         for n in range(processes)
                     ]
                     done = [future.result() for future in futures]
-                if number >= 0:
-                    commits, cpu = (sum(each) for each in zip(*done, strict=True))
-                    rates = commits / seconds, len(heard) / seconds, cpu / commits * 1e6
-                    taken.append(Round(contender, *rates))
-        version, fsync = (
-            connection.execute(sql.SQL("SHOW {}").format(sql.Identifier(name))).fetchall()[0][0]
-            for name in ("server_version", "fsync")
-        )
-    return Result(writers, processes, f"PostgreSQL {version}", fsync, taken)
+                commits, cpu = (sum(each) for each in zip(*done, strict=True))
+                turns[contender] = {
+                    "commits_per_second": commits / seconds,
+                    # Notifications that reached the listening connection.
+                    "rings_per_second": len(heard) / seconds,
+                    # Of the writers' processes, the doorbell's thread among them.
+                    "commit_cpu_us": cpu / max(commits, 1) * 1e6,
+                }
+            if number >= 0:
+                taken.append({contender: turns[contender] for contender in CONTENDERS})
+    return Series(
+        kind="commits",
+        where={"writers": writers, "processes": processes},
+        rounds=taken,
+        ratios=("commits_per_second",),
+    )
 
 
 def write(
@@ -237,23 +207,6 @@ def _database(server: str) -> Iterator[str]:
             connection.execute(drop.format(sql.Identifier(name)))
 
 
-def show(result: Result) -> None:
-    """Print the medians, and the median of each turn's ratio to the one with nothing told."""
-    where = f"{result.server}, fsync {result.fsync}, {os.cpu_count()} cores, {platform.machine()}"
-    table = Table(title=f"{result.writers} writers in {result.processes} processes; {where}")
-    for column in ("", "commits/s (median)", "min", "max", "CPU µs", "rings/s", "ratio"):
-        table.add_column(column, justify="right" if column else "left")
-    for contender in CONTENDERS:
-        rates = result.rates(contender)
-        figures = [f"{f(rates):,.0f}" for f in (statistics.median, min, max)]
-        figures += [
-            f"{result.median(contender, name):,.0f}"
-            for name in ("cpu_us_per_commit", "rings_per_second")
-        ]
-        table.add_row(contender, *figures, f"{result.ratio(contender):.2f}")
-    Console().print(table)
-
-
 def main() -> None:
     """Measure on a database of its own, and print a table or JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -263,6 +216,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0, help="of one turn")
+    parser.add_argument("--note", default="", help="kept with the figures")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     if options.writers % options.processes:
@@ -270,20 +224,31 @@ def main() -> None:
     if options.url is None and not options.durable:
         parser.error("give --url or --durable, or run it by `python -m tools.servers --postgres`")
     with ExitStack() as stack:
-        server = options.url
+        address = options.url
         if options.durable:
-            server = stack.enter_context(postgres(durable=True)).url()
-        result = measure(
-            stack.enter_context(_database(server)),
+            address = stack.enter_context(postgres(durable=True)).url()
+        url = stack.enter_context(_database(address))
+        series = measure(
+            url,
             writers=options.writers,
             processes=options.processes,
             rounds=options.rounds,
             seconds=options.seconds,
         )
+        with sa.create_engine(url, poolclass=sa.NullPool).connect() as connection:
+            described = server(connection)
+    found = report(
+        "commits",
+        started_at=datetime.now(UTC).isoformat(),
+        machine=machine(),
+        server=described,
+        note=options.note,
+        series=[series],
+    )
     if options.json:
-        print(json.dumps(asdict(result)))
+        print(json.dumps(found))
     else:
-        show(result)
+        show(found)
 
 
 if __name__ == "__main__":

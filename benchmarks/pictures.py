@@ -64,7 +64,7 @@ def commits(report: Report) -> str:
 PICTURES: Final[Mapping[str, tuple[str, Callable[[Report], str]]]] = {
     "backlog.svg": ("relay", backlog),
     "latency.svg": ("latency", latency),
-    "commits.svg": ("commits", commits),
+    "commits.svg": ("commits-durable", commits),
 }
 """By file: the report that it is made of, and what draws it."""
 

@@ -3,7 +3,8 @@
     place.py ─▶ a schema and topics of its own, removed whatever happens
     handwritten/    the ceilings: short scripts to be checked by reading them
     contenders.py   the relay and the scripts, each run in a process of its own (child.py)
-    relay.py · latency.py           what is measured, in alternating rounds
+    emit.py · relay.py · latency.py · consume.py    what is measured, in alternating rounds
+    apart.py        a measurement in a process that can always be ended
     report.py ─▶ tables.py          medians and ratios, without I/O; what people and pages see
 
 It is a program beside the library, as the demo is: it knows the relay, and nothing knows it but

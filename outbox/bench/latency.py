@@ -17,12 +17,12 @@ from sqlalchemy.orm import Session
 
 import outbox
 from outbox.bench.child import Child
-from outbox.bench.events import order_placed
 from outbox.bench.handwritten.direct import Direct
 from outbox.bench.place import driver_arguments
 from outbox.bench.records import Arrivals
 from outbox.bench.relay import BY_HAND, relay_name
 from outbox.bench.report import Series, percentile
+from outbox.bench.shop import order_placed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

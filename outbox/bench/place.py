@@ -55,13 +55,26 @@ def new_name() -> str:
     return f"outbox_bench_{uuid.uuid4().hex[:8]}"
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A database and a broker to measure on."""
+@dataclass(frozen=True)
+class Database:
+    """A database to measure on."""
 
     url: sa.URL
-    """The database, and in it the run's own schema with the outbox's tables."""
+    """It leads to the run's own schema, with the outbox's tables."""
+
+
+@dataclass(frozen=True)
+class Place(Database):
+    """A database and a broker to measure on."""
+
     broker: Broker
+
+
+@contextmanager
+def open_database(settings: Settings) -> Iterator[Database]:
+    """Make a place to measure without a broker; raises what `open_place` does."""
+    with own_schema(settings, new_name()) as url:
+        yield Database(url)
 
 
 @contextmanager
@@ -74,6 +87,7 @@ def open_place(settings: Settings, route: str, partitions: int) -> Iterator[Plac
     name = new_name()
     broker = Broker(settings, route, name, partitions)
     with broker.cleared(), own_schema(settings, name) as url:
+        broker.use()
         yield Place(url, broker)
 
 
@@ -99,10 +113,18 @@ def within(url: sa.URL, name: str) -> sa.URL:
 
     The server knows its connections by the name of the run.
     """
+    return _with(url, f"-csearch_path={name}").update_query_dict({"application_name": name})
+
+
+def quick(url: sa.URL) -> sa.URL:
+    """Return the URL for connections whose commits do not wait for the disk."""
+    return _with(url, "-csynchronous_commit=off")
+
+
+def _with(url: sa.URL, option: str) -> sa.URL:
     given = url.query.get("options", ())
     options = [given] if isinstance(given, str) else [*given]
-    own = {"options": " ".join([*options, f"-csearch_path={name}"]), "application_name": name}
-    return url.update_query_dict(own)
+    return url.update_query_dict({"options": " ".join([*options, option])})
 
 
 def driver_arguments(url: sa.URL) -> dict[str, Any]:
@@ -182,7 +204,18 @@ class Broker:
         """What every client of librdkafka needs to connect."""
         self._servers = options.bootstrap_servers
         self._made_count = 0
-        self._admin = AdminClient(self.config, logger=_log)
+        self._client: AdminClient | None = None
+        self._is_used = False
+
+    def use(self) -> None:
+        """Say that from here on there may be topics to delete."""
+        self._is_used = True
+
+    def _admin(self) -> AdminClient:
+        """Connect when first asked: what is forked before then has no threads."""
+        if self._client is None:
+            self._client = AdminClient(self.config, logger=_log)
+        return self._client
 
     def route(self, topic: str, delivery: str) -> dict[str, Any]:
         """Return the route's settings, but for everything into one topic."""
@@ -219,7 +252,7 @@ class Broker:
             config={"message.timestamp.type": "LogAppendTime"},
         )
         try:
-            self._admin.create_topics([wanted], request_timeout=SECONDS)[topic].result()
+            self._admin().create_topics([wanted], request_timeout=SECONDS)[topic].result()
         except KafkaException as exc:
             raise self._refused(exc.args[0]) from exc
         return topic
@@ -239,15 +272,15 @@ class Broker:
 
     def _delete_all(self) -> None:
         """Delete what has the run's name in its own, whoever created it for this run."""
-        if not self._made_count:
+        if not self._is_used:
             return
-        known = self._admin.list_topics(timeout=SECONDS).topics
+        known = self._admin().list_topics(timeout=SECONDS).topics
         self._delete({topic for topic in known if self._name in topic})
 
     def _delete(self, topics: Collection[str]) -> None:
         if not topics:
             return
-        for deleted in self._admin.delete_topics([*topics], request_timeout=SECONDS).values():
+        for deleted in self._admin().delete_topics([*topics], request_timeout=SECONDS).values():
             deleted.result()
 
 

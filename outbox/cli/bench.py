@@ -5,9 +5,9 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import sqlalchemy as sa
 import typer
@@ -19,10 +19,8 @@ from outbox.errors import ConfigurationError
 
 # Its modules declare an event type and need both drivers: only a measurement loads them.
 if TYPE_CHECKING:
-    from outbox.bench.place import Place
+    from outbox.bench.place import Database, Place
     from outbox.bench.report import Series
-
-    Measure = Callable[[Place, Callable[[str], None]], Iterable[Series]]
 
 app = typer.Typer(
     name="bench",
@@ -33,6 +31,9 @@ app = typer.Typer(
 MAX_PARTITIONS: Final = 100
 BACKLOGS: Final = (50_000, 200_000)
 SIZES: Final = (200, 2_048)
+COUNTS: Final = (1, 10)
+
+Where = TypeVar("Where", bound="Database")
 
 Route = Annotated[
     str | None, typer.Option(metavar="NAME", help="The Kafka route; by default the first one.")
@@ -84,7 +85,7 @@ def relay(
     """How fast a backlog goes to Kafka, and with how much memory."""
     from outbox.bench import relay as bench  # noqa: PLC0415  # see above
 
-    def measure(place: Place, tell: Callable[[str], None]) -> Iterable[Series]:
+    def measure(place: Place) -> Iterable[Series]:
         plan = bench.Plan(
             backlogs=rows or BACKLOGS,
             sizes=size or SIZES,
@@ -93,9 +94,10 @@ def relay(
             page=page_size,
             is_held_open=held_open,
         )
-        return bench.measure(place, plan, tell)
+        return bench.measure(place, plan, _tell)
 
-    _run(of(context), "relay", measure, route, partitions, note, as_json=as_json)
+    run = of(context)
+    _run(run, "relay", _place(run, route, partitions), measure, note, as_json=as_json)
 
 
 @app.command("latency")
@@ -125,7 +127,7 @@ def latency(
     """How long from a commit to a record that a consumer can read, and what idling costs."""
     from outbox.bench import latency as bench  # noqa: PLC0415  # see above
 
-    def measure(place: Place, tell: Callable[[str], None]) -> Iterable[Series]:
+    def measure(place: Place) -> Iterable[Series]:
         plan = bench.Plan(
             per_second=per_second,
             seconds=seconds,
@@ -135,9 +137,57 @@ def latency(
             doorbells=(True, False) if without_doorbell else (True,),
             idle_seconds=idle,
         )
-        return bench.measure(place, plan, tell)
+        return bench.measure(place, plan, _tell)
 
-    _run(of(context), "latency", measure, route, partitions, note, as_json=as_json)
+    run = of(context)
+    _run(run, "latency", _place(run, route, partitions), measure, note, as_json=as_json)
+
+
+@app.command("emit")
+def emit(
+    context: typer.Context,
+    *,
+    events: Annotated[
+        list[int] | None,
+        typer.Option(min=1, metavar="N", help="In a transaction (1 and 10); repeatable."),
+    ] = None,
+    size: Annotated[int, typer.Option("--bytes", min=48, metavar="N", help="Of an event.")] = 200,
+    rounds: Rounds = 200,
+    note: Note = "",
+    as_json: AsJson = False,
+) -> None:
+    """How much emit costs a transaction; needs no broker."""
+    from outbox.bench import emit as bench  # noqa: PLC0415  # see above
+    from outbox.bench.place import open_database  # noqa: PLC0415  # see above
+
+    plan = bench.Plan(counts=events or COUNTS, size=size, rounds=rounds)
+    run = of(context)
+    place = open_database(run.settings)
+    _run(run, "emit", place, lambda at: bench.measure(at, plan, _tell), note, as_json=as_json)
+
+
+@app.command("consume")
+def consume(
+    context: typer.Context,
+    *,
+    events: Annotated[int, typer.Option(min=1, metavar="N", help="So many a turn.")] = 20_000,
+    size: Annotated[int, typer.Option("--bytes", min=48, metavar="N", help="Of an event.")] = 200,
+    batch_size: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Events in one transaction.")
+    ] = 500,
+    rounds: Rounds = 5,
+    partitions: Partitions = 3,
+    route: Route = None,
+    note: Note = "",
+    as_json: AsJson = False,
+) -> None:
+    """How many events a second a worker handles, each once."""
+    from outbox.bench import consume as bench  # noqa: PLC0415  # see above
+
+    plan = bench.Plan(count=events, size=size, batch=batch_size, rounds=rounds)
+    run = of(context)
+    place = _place(run, route, partitions)
+    _run(run, "consume", place, lambda at: bench.measure(at, plan, _tell), note, as_json=as_json)
 
 
 def _deliveries(place: Place, chosen: list[str] | None) -> Sequence[str]:
@@ -151,29 +201,33 @@ def _deliveries(place: Place, chosen: list[str] | None) -> Sequence[str]:
     return list(dict.fromkeys(chosen or [place.broker.delivery]))
 
 
+def _place(run: Invocation, route: str | None, partitions: int) -> AbstractContextManager[Place]:
+    from outbox.bench.place import open_place  # noqa: PLC0415  # see above
+
+    return open_place(run.settings, _kafka_route(run, route), partitions)
+
+
 def _run(
     run: Invocation,
     name: str,
-    measure: Measure,
-    route: str | None,
-    partitions: int,
+    place: AbstractContextManager[Where],
+    measure: Callable[[Where], Iterable[Series]],
     note: str,
     *,
     as_json: bool,
 ) -> None:
     """Measure in a place of its own, and print."""
+    from outbox.bench.apart import measured  # noqa: PLC0415  # see above
     from outbox.bench.machine import machine, server  # noqa: PLC0415  # see above
-    from outbox.bench.place import open_place  # noqa: PLC0415  # see above
     from outbox.bench.report import report  # noqa: PLC0415  # see above
 
-    chosen = _kafka_route(run, route)
     started_at = datetime.now(UTC)
     try:
-        with _terminable(), open_place(run.settings, chosen, partitions) as place:
-            engine = sa.create_engine(place.url, poolclass=sa.NullPool)
+        with _terminable(), place as at:
+            engine = sa.create_engine(at.url, poolclass=sa.NullPool)
             with engine.connect() as connection:
                 described = server(connection)
-            series = list(measure(place, _tell))
+            series = measured(lambda: measure(at))
     except ConfigurationError as exc:
         raise CommandLineError(str(exc)) from exc
     found = report(

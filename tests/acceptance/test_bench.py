@@ -33,9 +33,15 @@ QUICK = {
     "relay": ["--rows", "900", "--bytes", "200", "--rounds", "1"],
     "latency": ["--per-second", "100", "--seconds", "0.3", "--rounds", "1", "--idle", "0.5"],
 }
+MORE_QUICK = {
+    "emit": ["--events", "1", "--events", "3", "--rounds", "2"],
+    "consume": ["--events", "60", "--batch-size", "20", "--rounds", "1"],
+}
 LONG = {
     "relay": ["--rows", "2000000", "--bytes", "200"],
     "latency": ["--seconds", "1", "--rounds", "300"],
+    "emit": ["--rounds", "1000000"],
+    "consume": ["--events", "20000", "--rounds", "1000"],
 }
 PREFIX = "outbox_bench_"
 LOOK_SECONDS = 0.02
@@ -114,7 +120,11 @@ class Shop:
     def is_at_work(self) -> bool:
         """Whether it writes or reads events by now."""
         asked = [query.lower() for query in self.others()]
-        return any("outbox_event" in query and "create" not in query for query in asked)
+        return any(
+            table in query and "create" not in query
+            for query in asked
+            for table in ("outbox_event", "bench_order", "bench_invoice")
+        )
 
     def everything(self) -> list[list[tuple[Any, ...]]]:
         """What is in the tables of the user's own outbox."""
@@ -200,6 +210,30 @@ def test_latencies_are_of_every_event_and_idling_is_watched(shop: Shop) -> None:
     assert above == pytest.approx(p50[0] - p50[1])
     assert 0 < idle["contenders"][relay]["median"]["statements_per_second"] < 1000
     assert idle["contenders"][relay]["median"]["cpu_percent"] >= 0
+    shop.assert_nothing_is_left()
+
+
+def test_emit_is_measured_without_a_broker(shop: Shop) -> None:
+    nowhere = {"OUTBOX_ROUTES__KAFKA__TRANSPORT": "memory"}
+    ended = shop.bench("emit", *MORE_QUICK["emit"], "--json", environment=nowhere)
+    one, three, hooks = reported(ended)["series"]
+    for series, count in ((one, 1), (three, 3)):
+        assert series["where"]["events"] == count
+        assert list(series["contenders"]) == ["order alone", "by hand", "emit"]
+        assert len(series["rounds"]) == 2
+        assert series["contenders"]["emit"]["ratio"]["transaction_us"]["by hand"] > 0
+    assert len(hooks["rounds"]) == 4
+    assert "without hooks" in hooks["contenders"]["with hooks"]["above"]["transaction_us"]
+    shop.assert_nothing_is_left()
+
+
+def test_consume_is_measured_from_memory_and_from_kafka(shop: Shop) -> None:
+    report = reported(shop.bench("consume", *MORE_QUICK["consume"], "--json"))
+    assert [series["where"]["from"] for series in report["series"]] == ["memory", "Kafka"]
+    for series in report["series"]:
+        worker = series["contenders"]["worker"]
+        assert worker["median"]["messages_per_second"] > 0
+        assert worker["ratio"]["messages_per_second"]["by hand"] > 0
     shop.assert_nothing_is_left()
 
 

@@ -31,7 +31,7 @@ def test_importing_the_library_needs_no_greenlet() -> None:
 
 def test_the_command_line_declares_no_event_type_that_an_application_could_want() -> None:
     found = imported_by("import outbox.cli.app")
-    assert not {"outbox.demo.events", "outbox.bench.events"} & found
+    assert not {"outbox.demo.events", "outbox.bench.shop"} & found
 
 
 def test_the_library_does_not_know_the_daemon() -> None:
