@@ -62,7 +62,7 @@ def commits(report: Report) -> str:
 
 
 PICTURES: Final[Mapping[str, tuple[str, Callable[[Report], str]]]] = {
-    "backlog.svg": ("relay", backlog),
+    "backlog.svg": ("backlog", backlog),
     "latency.svg": ("latency", latency),
     "commits.svg": ("commits-durable", commits),
 }
