@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 WIDTH: Final = 720
 HEIGHT: Final = 400
-LEFT, RIGHT, TOP, BOTTOM = 84, 24, 52, 56
+LEFT, RIGHT, TOP, BOTTOM = 84, 44, 52, 56
 LEGEND: Final = 20
 """The height of one line of the legend, which stands below the chart."""
 BAR: Final = 44
