@@ -37,8 +37,8 @@ Row = tuple[
 ]
 """The columns of one event, text in UTF-8, in the order of `codec.ROW_COLUMNS`.
 
-Its time is RFC 3339 in UTC, ending in `Z`; its headers are the JSON object of the `headers`
-column, or None where that is empty.
+Its time is UTC as a JSON string, `"2026-01-31T12:00:00.123456"`, the cheapest form that a database
+makes; its headers are the JSON object of the `headers` column, or None where that is empty.
 """
 
 SEQ: Final = 0
@@ -124,7 +124,7 @@ def to_row(envelope: Envelope) -> Row:
         _encoded(envelope.subject),
         _encoded(envelope.partition_key),
         _encoded(envelope.topic),
-        time_text(envelope.time).encode(),
+        b'"%b"' % time_text(envelope.time)[:-1].encode(),
         envelope.content_type.encode(),
         envelope.data,
         orjson.dumps(headers) if headers else None,
@@ -138,7 +138,7 @@ def to_envelope(row: Row) -> Envelope:
     draft.id = row[ID].decode()
     draft.source = row[SOURCE].decode()
     draft.type = row[TYPE].decode()
-    draft.time = datetime.fromisoformat(row[TIME].decode())
+    draft.time = datetime.fromisoformat(time_of(row[TIME]).decode())
     draft.data = row[DATA]
     draft.version = row[VERSION]
     draft.content_type = row[CONTENT_TYPE].decode()
@@ -150,6 +150,11 @@ def to_envelope(row: Row) -> Envelope:
     draft.headers = own
     draft.sequence = row[SEQ] or None
     return draft.finish()
+
+
+def time_of(moment: bytes) -> bytes:
+    """Return the time of a row as RFC 3339."""
+    return moment[1:-1] + b"Z"
 
 
 def texts(headers: bytes | None) -> dict[str, str]:

@@ -132,23 +132,26 @@ class SnapshotCapture:
             "bytes": PAGE_BYTES,
             "source": self._source,
         }
-        rows = self._connection.page(parameters)
-        # UNION ALL promises no order; numbers up to the floor are late, and come first.
-        rows.sort(key=itemgetter(SEQ))
-        state = orjson.loads(rows.pop(0)[HEADERS] or b"")
-        _check_server(position.server, Server(state["system"], state["incarnation"]))
-        transactions = tuple(map(int, state["ended"] or ()))
-        _check_origin(transactions, state["foreign_seq"], state["snapshot"])
-        late_is_complete = state["late_is_complete"]
-        has_room = len(rows) < limit and not state["is_cut"]
+        while True:
+            rows = self._connection.page(parameters)
+            # UNION ALL promises no order; numbers up to the floor are late, and come first.
+            rows.sort(key=itemgetter(SEQ))
+            state = orjson.loads(rows.pop(0)[HEADERS] or b"")
+            _check_server(position.server, Server(state["system"], state["incarnation"]))
+            transactions = tuple(map(int, state["ended"] or ()))
+            _check_origin(transactions, state["foreign_seq"], state["snapshot"])
+            if not _fewer(parameters, state):
+                break
+        late_count = bisect_right(rows, position.floor, key=itemgetter(SEQ))
+        late_is_complete = late_count < parameters["late"]
         return SnapshotPage(
             envelopes=Rows(rows),
             start=position,
             target=late.target if late else state["snapshot"],
             transactions=transactions,
-            late_count=bisect_right(rows, position.floor, key=itemgetter(SEQ)),
+            late_count=late_count,
             late_is_complete=late_is_complete,
-            is_last=late is None and late_is_complete and has_room,
+            is_last=late is None and late_is_complete and len(rows) < parameters["fresh"],
         )
 
     def backlog(self, position: SnapshotPosition, /) -> Backlog:
@@ -174,13 +177,25 @@ class SnapshotCapture:
         return Server(system, str(incarnation))
 
 
-def _reading_on(snapshot: str) -> dict[str, object]:
+def _fewer(parameters: dict[str, Any], state: dict[str, Any]) -> bool:
+    """Ask for fewer rows of a kind whose data came to more than a page takes; say whether so."""
+    is_fewer = False
+    for kind in ("late", "fresh"):
+        count, size = state[f"{kind}_count"], state[f"{kind}_bytes"]
+        if size > PAGE_BYTES and count > 1:
+            # Half of them at most: one row may be as large as all others.
+            parameters[kind] = max(1, min(count // 2, count * PAGE_BYTES // size))
+            is_fewer = True
+    return is_fewer
+
+
+def _reading_on(snapshot: str) -> dict[str, Any]:
     """Late are the transactions that ended since a snapshot, with all their rows."""
     _, xmax, running = snapshot.split(":")
     return {"running": f"{{{running}}}", "beyond": xmax, "given": "{}", "cursor": 0}
 
 
-def _reading_pass(late: LatePass) -> dict[str, object]:
+def _reading_pass(late: LatePass) -> dict[str, Any]:
     """Late are the transactions of a pass, above its cursor."""
     given = _array(late.transactions)
     return {

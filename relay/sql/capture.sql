@@ -14,11 +14,11 @@
 --   through their rows. During a late pass its transactions are `given`, and the two others are empty.
 -- late: the numbers of these, each transaction by its own range of the index (transaction_id, seq).
 -- fresh: none unless the late ones are all there (and none during a late pass), so that late come first.
--- Both are at most `late` and `fresh` rows, and end with the row whose data reaches `bytes`: their sizes
---   are summed up before any data is fetched, because a window would keep what it passes on.
+-- Both are at most `late` and `fresh` rows. Where the data of either comes to more than `bytes`, none of
+--   it is fetched: what was found is told, and the page is read again with fewer rows.
 -- foreign: a row that is visible although its transaction is still to come was written elsewhere.
--- Text is sent as bytes ready for a broker, its time included: what is done here once is not done in
---   the relay, and depends on no setting of the session.
+-- Text is sent as the bytes that a broker takes, and so are times, in the one form that is cheap to
+--   make and depends on no setting of the session: to_char takes as long as all other columns together.
 --
 -- Planner: whatever the statistics say, a page may touch nothing but its own ranges of the two indexes.
 --   A comparison of rows can be served by the index (transaction_id, seq) alone; ordered by `seq` with a
@@ -42,7 +42,7 @@ WITH ended AS MATERIALIZED (
         SELECT unnest(%(given)s::xid8[])
     )) AS x
 ),
-late_found AS MATERIALIZED (
+late AS MATERIALIZED (
     SELECT number.seq, number.size
       FROM ended
      CROSS JOIN LATERAL (
@@ -56,36 +56,20 @@ late_found AS MATERIALIZED (
      ORDER BY number.seq
      LIMIT %(late)s::bigint
 ),
-late AS MATERIALIZED (
-    SELECT seq
-      FROM (
-        SELECT seq, sum(size) OVER (ORDER BY seq ROWS UNBOUNDED PRECEDING) - size AS before
-          FROM late_found
-      ) AS summed
-     WHERE before < %(bytes)s::bigint
+late_sum AS MATERIALIZED (
+    SELECT count(*) AS count, coalesce(sum(size), 0) AS bytes FROM late
 ),
-late_part AS MATERIALIZED (
-    SELECT taken AS count, taken = found AND found < %(late)s::bigint AS is_complete
-      FROM (
-        SELECT (SELECT count(*) FROM late) AS taken, (SELECT count(*) FROM late_found) AS found
-      ) AS counted
-),
-fresh_part AS MATERIALIZED (
-    SELECT max(seq) FILTER (WHERE before < %(bytes)s::bigint) AS upto,
-           coalesce(bool_or(before >= %(bytes)s::bigint), false) AS is_cut,
+fresh_sum AS MATERIALIZED (
+    SELECT count(*) AS count, coalesce(sum(size), 0) AS bytes,
            min(seq) FILTER (WHERE is_foreign) AS foreign_seq
       FROM (
-        SELECT seq, is_foreign,
-               sum(size) OVER (ORDER BY seq ROWS UNBOUNDED PRECEDING) - size AS before
-          FROM (
-            SELECT seq, octet_length(data) AS size,
-                   transaction_id >= (SELECT pg_snapshot_xmax(pg_current_snapshot())) AS is_foreign
-              FROM outbox_event
-             WHERE seq > %(floor)s::bigint
-             ORDER BY seq
-             LIMIT %(fresh)s::bigint
-          ) AS sized
-      ) AS summed
+        SELECT seq, octet_length(data) AS size,
+               transaction_id >= (SELECT pg_snapshot_xmax(pg_current_snapshot())) AS is_foreign
+          FROM outbox_event
+         WHERE seq > %(floor)s::bigint
+         ORDER BY seq
+         LIMIT %(fresh)s::bigint
+      ) AS sized
 )
 SELECT 0::bigint AS seq, NULL::text AS id, NULL::text AS source, NULL::text AS type,
        NULL::integer AS version, NULL::text AS subject, NULL::text AS partition_key,
@@ -95,38 +79,44 @@ SELECT 0::bigint AS seq, NULL::text AS id, NULL::text AS source, NULL::text AS t
            'system', (SELECT system_identifier::text FROM pg_control_system()),
            'incarnation', (SELECT incarnation.id FROM outbox_incarnation AS incarnation),
            'ended', (SELECT json_agg(x) FROM ended),
-           'late_is_complete', late_part.is_complete,
-           'is_cut', fresh_part.is_cut,
-           'foreign_seq', fresh_part.foreign_seq
+           'late_count', late_sum.count,
+           'late_bytes', late_sum.bytes,
+           'fresh_count', fresh_sum.count,
+           'fresh_bytes', fresh_sum.bytes,
+           'foreign_seq', fresh_sum.foreign_seq
        )::text AS headers
-  FROM late_part CROSS JOIN fresh_part
+  FROM late_sum CROSS JOIN fresh_sum
 UNION ALL
 SELECT r.*
   FROM late
  CROSS JOIN LATERAL (
     SELECT seq, id::text, coalesce(source, %(source)s), type, version, subject, partition_key, topic,
-           to_char(time AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+           to_json(time AT TIME ZONE 'UTC')::text,
            content_type, data, nullif(headers, '{}')::text
       FROM outbox_event
      WHERE outbox_event.seq = late.seq
     OFFSET 0
  ) AS r
+ WHERE (SELECT bytes <= %(bytes)s::bigint OR count = 1 FROM late_sum)
 UNION ALL
 (
     SELECT r.*
       FROM (
         SELECT seq, id::text, coalesce(source, %(source)s), type, version, subject, partition_key, topic,
-               to_char(time AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+               to_json(time AT TIME ZONE 'UTC')::text,
                content_type, data, nullif(headers, '{}')::text
           FROM outbox_event
-         WHERE seq > %(floor)s::bigint AND seq <= (SELECT upto FROM fresh_part)
+         WHERE seq > %(floor)s::bigint
          ORDER BY seq
          LIMIT %(fresh)s::bigint
       ) AS r
      ORDER BY r.seq
      LIMIT (
-        SELECT CASE WHEN is_complete THEN greatest(%(fresh)s::bigint - count, 0) ELSE 0 END
-          FROM late_part
+        SELECT CASE WHEN late_sum.count < %(late)s::bigint
+                     AND (late_sum.bytes <= %(bytes)s::bigint OR late_sum.count = 1)
+                     AND (fresh_sum.bytes <= %(bytes)s::bigint OR fresh_sum.count = 1)
+                    THEN greatest(%(fresh)s::bigint - late_sum.count, 0) ELSE 0 END
+          FROM late_sum CROSS JOIN fresh_sum
      )
 );
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outbox.codec import EXTENSIONS, PREFIX, from_row, time_text, to_headers
+from outbox.codec import EXTENSIONS, PREFIX, from_row, to_headers
 from outbox.envelope import Envelope
 from outbox.rows import HEADERS, Rows
 from outbox.testing import envelope
@@ -38,7 +38,7 @@ COLUMNS = st.tuples(
 def as_row(columns: tuple[Any, ...]) -> Any:
     seq, id_, source, type_, version, subject, key, topic, moment, media, data, headers = columns
     texts = [None if text is None else text.encode() for text in (subject, key, topic)]
-    written = time_text(moment).encode()
+    written = orjson.dumps(moment.replace(tzinfo=None))
     own = orjson.dumps(headers) if headers else None
     fixed = (seq, id_.encode(), source.encode(), type_.encode(), version)
     return (*fixed, *texts, written, media.encode(), data, own)

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from outbox.codec import EXTENSIONS, PREFIX, fixed_headers
-from outbox.errors import PermanentError, RecordRefusedError, TransientError
+from outbox.errors import RecordRefusedError, TransientError
 from outbox.rows import texts, to_envelope
 from outbox.transports.kafka.size import is_too_large
 from outbox.transports.kafka.topics import Topic
@@ -40,17 +39,16 @@ _KINDS: Final = 10_000
 """Kinds of events that are remembered, at most."""
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
+class Kind(NamedTuple):
     """What all events of one type and producer have in common."""
 
     topic: str
     headers: tuple[tuple[str, bytes], ...]
+    sure_size: float
+    """So many bytes of data surely fit."""
     needs_key: bool
     limit: float
     """Bytes of a record that its topic takes."""
-    sure_size: float
-    """So many bytes of data surely fit."""
 
 
 class Encoder:
@@ -63,7 +61,7 @@ class Encoder:
         self._template = template
         self._topics = topics
         self._compresses = compresses
-        self._kinds: dict[tuple[object, ...], Kind | TransientError | PermanentError] = {}
+        self._kinds: dict[tuple[object, ...], Kind] = {}
         self._good_until = -math.inf
 
     def records(
@@ -75,25 +73,25 @@ class Encoder:
         about a topic, and tells whether the producer's batches fit into it.
         """
         self._begin()
-        rows, kinds = page.rows, self._kinds
+        rows, kinds, failures = page.rows, self._kinds, page.first_failures
         always_asks = self._template.depends_on_event
         for index in indexes:
-            if page.has_failures and page.holds_back(index):
+            if failures and page.holds_back(index):
                 continue
             row = rows[index]
             seq, id_, source, type_, version, subject, key, topic, moment, media, data, own = row
             kind = kinds.get((type_, source, version, media, topic))
             if kind is None or always_asks:
-                kind = self._asked(index, row, learn)
-            if kind.__class__ is not Kind:
-                if self.stopped is not None:
-                    return
-                page.fail(index, kind)  # type: ignore[arg-type]  # it is an error then
-                continue
+                kind = self._asked(page, index, learn)
+                if kind is None:
+                    if self.stopped is not None:
+                        return
+                    continue
+            name, common, sure_size, needs_key, _ = kind
             headers = [
-                *kind.headers,
+                *common,
                 (_ID, id_),
-                (_TIME, moment),
+                (_TIME, moment[1:-1] + b"Z"),  # time_of, without the call
                 (_SEQUENCE, b"%d" % seq),
             ]
             if subject is not None:
@@ -101,16 +99,16 @@ class Encoder:
             if own is not None:
                 headers += own_headers(own)
             if (
-                len(data) > kind.sure_size
+                len(data) > sure_size
                 or subject is not None
                 or own is not None
-                or (key is None and kind.needs_key)
+                or (key is None and needs_key)
             ):
                 refusal = _refusal(kind, key, data, headers)
                 if refusal is not None:
                     page.fail(index, refusal)
                     continue
-            yield kind.topic, data, key, headers
+            yield name, data, key, headers
 
     def topic_of(self, row: Row) -> str:
         """Return the topic of an event that a record was made of."""
@@ -126,49 +124,38 @@ class Encoder:
             self._kinds.clear()
             self._good_until = math.inf
 
-    def _asked(
-        self, index: int, row: Row, learn: Callable[[str], bool]
-    ) -> Kind | TransientError | PermanentError | None:
-        """Return what is known of an event's kind; None where the batch has to stop before it."""
+    def _asked(self, page: Page, index: int, learn: Callable[[str], bool]) -> Kind | None:
+        """Find out about an event's kind; None where it was settled, or the batch has to stop."""
+        row = page.rows[index]
         try:
-            found = self._kind(row, learn)
+            name = self.topic_of(row)
+            if not learn(name):
+                self.stopped = (index, None)
+                return None
+        except RecordRefusedError as refused:
+            page.fail(index, refused)
+            return None
         except TransientError as error:
             self.stopped = (index, error)
             return None
-        if found is None:
-            self.stopped = (index, None)
-        return found
-
-    def _kind(
-        self, row: Row, learn: Callable[[str], bool]
-    ) -> Kind | TransientError | PermanentError | None:
-        """Return what is known of an event's kind; None where the producer has to be replaced."""
-        _, _, source, type_, version, _, _, topic, _, media, _, _ = row
-        if len(self._kinds) >= _KINDS:
-            self._kinds.clear()
-        try:
-            name = self.topic_of(row)
-        except RecordRefusedError as refused:
-            found: Kind | TransientError | PermanentError = refused
-        else:
-            if not learn(name):
-                return None
-            self._good_until = min(self._good_until, self._topics.known_until(name))
-            headers = fixed_headers(
-                PREFIX, source.decode(), type_.decode(), version, media.decode()
-            )
-            found = self._made(name, headers)
-        self._kinds[type_, source, version, media, topic] = found
-        return found
-
-    def _made(self, name: str, headers: tuple[tuple[str, bytes], ...]) -> Kind | TransientError:
         topic = self._topics[name]
         if not isinstance(topic, Topic):
-            return topic
+            page.fail(index, topic)
+            return None
+        self._good_until = min(self._good_until, self._topics.known_until(name))
+        return self._remember(row, name, topic)
+
+    def _remember(self, row: Row, name: str, topic: Topic) -> Kind:
+        _, _, source, type_, version, _, _, chosen, _, media, _, _ = row
+        headers = fixed_headers(PREFIX, source.decode(), type_.decode(), version, media.decode())
         # How small compression makes a record is known at the broker alone.
         limit = math.inf if topic.max_bytes is None or self._compresses else topic.max_bytes
         common = sum(len(text) * 4 + len(value) for text, value in headers)
-        return Kind(name, headers, topic.needs_key, limit, limit - common - _SLACK)
+        kind = Kind(name, headers, limit - common - _SLACK, topic.needs_key, limit)
+        if len(self._kinds) >= _KINDS:
+            self._kinds.clear()
+        self._kinds[type_, source, version, media, chosen] = kind
+        return kind
 
 
 def own_headers(stored: bytes) -> Headers:

@@ -21,12 +21,8 @@ class Page:
         self.rows = Rows.of(batch).rows
         self._published_count = 0
         self._failed: dict[int, Outcome] = {}
-        self._first_failures: dict[bytes, int] = {}
-
-    @property
-    def has_failures(self) -> bool:
-        """Whether any event with a key has failed so far."""
-        return bool(self._first_failures)
+        self.first_failures: dict[bytes, int] = {}
+        """The first event of each key that has failed so far."""
 
     @property
     def failed_count(self) -> int:
@@ -58,7 +54,7 @@ class Page:
         would then wait for each other, at each attempt again.
         """
         key = self.rows[index][KEY]
-        if key is None or index <= self._first_failures.get(key, index):
+        if key is None or index <= self.first_failures.get(key, index):
             return False
         self._failed[index] = _held(key)
         return True
@@ -79,7 +75,7 @@ class Page:
         earlier one was not.
         """
         settled = self.outcomes()
-        if not self._first_failures:
+        if not self.first_failures:
             return settled
         failed: set[bytes] = set()
         outcomes: list[Outcome] = []
@@ -97,7 +93,7 @@ class Page:
         self._failed[index] = outcome
         key = self.rows[index][KEY]
         if key is not None:
-            self._first_failures[key] = min(index, self._first_failures.get(key, index))
+            self.first_failures[key] = min(index, self.first_failures.get(key, index))
 
 
 def _held(key: bytes) -> Retry:

@@ -76,6 +76,7 @@ class ProgressTopic:
                 "enable.partition.eof": "true",
                 "isolation.level": "read_committed",
                 "auto.offset.reset": "error",
+                "fetch.wait.max.ms": "10",  # how long the end of the partition is waited for
             },
             self._reports,
         )
