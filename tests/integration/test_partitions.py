@@ -179,6 +179,9 @@ def test_an_event_that_is_not_committed_yet_keeps_its_partition(
     deliver(engine, "a")
     with pytest.raises(DatabaseUnavailableError, match="lock timeout"):
         retain(engine)
+    with engine.begin() as connection:
+        # Were it pending by now, the event could not be read until it came back.
+        assert not partitions.partitions(connection)[0].is_pending
     assert names(engine)[0] == "outbox_event_p1"
     writer.commit()
     state = retain(engine)
