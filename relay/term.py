@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -249,7 +250,10 @@ class Term:
             Aside(item.envelope.sequence or 0, item.status, item.reason) for item in work.set_aside
         ]
         self._await_trust()
+        started = time.monotonic()
         outcomes = self._guarantee.publish(work.events, position, aside, self._letters.published)
+        if self._reader is not None:
+            self._reader.wakeup.pace.published(time.monotonic() - started)
         work = plan.after(work, outcomes, self._settings.on_dead)
         self._counts.published += work.published_count - before
         if not work.is_done:

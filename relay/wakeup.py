@@ -6,17 +6,34 @@ import threading
 from typing import Final
 
 BUSY_SECONDS: Final = 0.002
+"""The pause after a read that found events, at least."""
+SLOW_SECONDS: Final = 0.01
+"""The same, at most."""
 IDLE_SECONDS: Final = 0.1
 """The longest pause between two reads: ten statements a second while nothing happens."""
 
 
+_WEIGHT: Final = 0.2
+"""Of the last publish, in how long one is expected to take."""
+
+
 class Pace:
-    """The pauses between reads: they double while reads find nothing."""
+    """The pauses between reads: they double while reads find nothing.
+
+    While reads find something they are as long as a publish takes. What is read sooner would only
+    wait for the one before, and reading it takes from the publisher's processor: with a pause of
+    2 ms in place of 4 ms, a transaction of Kafka took 5 ms in place of 3.
+    """
 
     def __init__(self, shortest: float = BUSY_SECONDS, longest: float = IDLE_SECONDS) -> None:
         self._shortest = shortest
         self._longest = longest
         self._next = shortest
+
+    def published(self, seconds: float) -> None:
+        """Take in how long a publish took."""
+        expected = self._shortest + _WEIGHT * (seconds - self._shortest)
+        self._shortest = min(max(expected, BUSY_SECONDS), SLOW_SECONDS)
 
     def after(self, *, found: bool) -> float:
         """Return the pause after a read that did or did not find events."""
@@ -34,7 +51,7 @@ class Wakeup:
     """
 
     def __init__(self, pace: Pace | None = None) -> None:
-        self._pace = pace or Pace()
+        self.pace = pace or Pace()
         self._bell = threading.Event()
 
     def ring(self) -> None:
@@ -43,5 +60,5 @@ class Wakeup:
 
     def wait(self, *, found: bool) -> None:
         """Pause after a read that did or did not find events."""
-        self._bell.wait(self._pace.after(found=found))
+        self._bell.wait(self.pace.after(found=found))
         self._bell.clear()

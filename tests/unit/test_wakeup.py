@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from relay.wakeup import Pace, Wakeup
+from relay.wakeup import BUSY_SECONDS, SLOW_SECONDS, Pace, Wakeup
 
 
 def test_pauses_double_while_nothing_is_found_and_start_again_when_something_is() -> None:
@@ -38,3 +38,16 @@ def test_a_ring_before_the_wait_is_not_lost() -> None:
 
 def test_the_pause_is_kept_without_a_ring() -> None:
     Wakeup(Pace(shortest=0.001, longest=0.001)).wait(found=True)
+
+
+def test_a_pause_after_events_is_as_long_as_a_publish_within_bounds() -> None:
+    pace = Pace()
+    for _ in range(50):
+        pace.published(0.004)
+    assert 0.0039 < pace.after(found=True) < 0.0041
+    for _ in range(50):
+        pace.published(3.0)
+    assert pace.after(found=True) == SLOW_SECONDS
+    for _ in range(50):
+        pace.published(0.0)
+    assert pace.after(found=True) == BUSY_SECONDS

@@ -258,7 +258,7 @@ class TransactionalKafkaPublisher:
             try:
                 if self._progress is not None:
                     # Without a connection the next call would wait for half a second's timer.
-                    sender.producer.list_topics(self._progress.name, timeout=_left(deadline))
+                    sender.producer.list_topics(timeout=_left(deadline))
                 sender.producer.init_transactions(_left(deadline))
             except KafkaException as exc:
                 error: KafkaError = exc.args[0]
