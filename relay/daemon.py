@@ -34,7 +34,9 @@ __all__ = ["Relay", "RouteSummary", "Summary", "Until", "spare_collector", "stop
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS: Final = 0.05
-"""How often it is looked whether the relay is told to stop."""
+"""How often it is looked whether a route has ended."""
+IDLE_LOOK_SECONDS: Final = 0.5
+"""The same, where none ends by itself but for an error."""
 DRAIN_SECONDS: Final = 30.0
 KILLED: Final = 130
 """The exit code of a process that was told twice to stop."""
@@ -133,7 +135,7 @@ class Relay:
                     if self._settings.retention.is_on or engine.dialect.name == "postgresql":
                         retention = Retention(engine, self._settings, holder)
                         stack.enter_context(retention.running())
-                _run_all(routes, stop)
+                _run_all(routes, stop, until)
         finally:
             if self._engine is None:
                 engine.dispose()
@@ -224,15 +226,14 @@ def stopped_by_signals(stop: threading.Event) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _run_all(routes: Sequence[Route], stop: threading.Event) -> None:
+def _run_all(routes: Sequence[Route], stop: threading.Event, until: Until) -> None:
+    pause = IDLE_LOOK_SECONDS if until is Until.FOREVER else LOOK_SECONDS
     for route in routes:
         route.start()
-    is_stopping = False
     try:
-        while not all(route.is_over(LOOK_SECONDS / len(routes)) for route in routes):
-            if stop.is_set() and not is_stopping:
-                is_stopping = True
-                _stop_all(routes)
+        while not stop.wait(pause):
+            if all(route.is_over(0) for route in routes):
+                break
     finally:
         _stop_all(routes)
         for route in routes:

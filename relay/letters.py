@@ -99,6 +99,9 @@ class Letters:
 
     def _load(self) -> Sequence[Letter]:
         with transaction(self._engine) as connection:
+            if not dead_letter.any_unresolved(connection, "relay", self._route):
+                self.blocked = set()
+                return []
             self.blocked = self._blocked_keys(connection)
             return dead_letter.ready(
                 connection, "relay", self._route, self._limit, heads_only=False

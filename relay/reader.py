@@ -6,6 +6,7 @@ What waits is bounded by pages and by bytes; a full queue makes the reader wait,
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,6 +26,8 @@ BYTES: Final = 24_000_000
 """Bytes that wait, at most; one page always may."""
 GROUP_ROWS: Final = 20_000
 """Events that are published together, at most, where they come from several pages."""
+EMPTY_SECONDS: Final = 1.0
+"""How often an idle reader passes on a page without events, which only moves the position."""
 ROW_BYTES: Final = 600
 """What an event takes in memory besides its data, about."""
 FIRST_ROWS: Final = 100
@@ -123,6 +126,7 @@ class Reader:
         self._is_enough = is_enough
         self._on_outage = on_outage
         self._ended = ended
+        self._next_empty = time.monotonic()
         self.wakeup = Wakeup()
 
     def run(self) -> None:
@@ -137,12 +141,22 @@ class Reader:
             size = _size(page)
             grown = min(self._page_size, GROWTH * self._limit)
             self._limit = next_limit(grown, len(page.envelopes), size)
-            self._queue.put(page, size)
-            if self._is_enough(page):
+            is_enough = self._is_enough(page)
+            if page.envelopes or is_enough or self._is_due():
+                self._queue.put(page, size)
+            if is_enough:
                 self._queue.finish()
                 return
             if page.is_last:
                 self.wakeup.wait(found=bool(page.envelopes))
+
+    def _is_due(self) -> bool:
+        """Whether nothing was passed on for a while."""
+        now = time.monotonic()
+        if now < self._next_empty:
+            return False
+        self._next_empty = now + EMPTY_SECONDS
+        return True
 
 
 def _size(page: Page) -> int:

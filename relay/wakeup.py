@@ -11,6 +11,9 @@ SLOW_SECONDS: Final = 0.01
 """The same, at most."""
 IDLE_SECONDS: Final = 0.1
 """The longest pause between two reads: ten statements a second while nothing happens."""
+DORMANT_SECONDS: Final = 0.2
+"""The same, once so many reads found nothing that it will hardly matter."""
+DORMANT_READS: Final = 100
 
 
 _WEIGHT: Final = 0.2
@@ -29,6 +32,7 @@ class Pace:
         self._shortest = shortest
         self._longest = longest
         self._next = shortest
+        self._empty_count = 0
 
     def published(self, seconds: float) -> None:
         """Take in how long a publish took."""
@@ -39,8 +43,11 @@ class Pace:
         """Return the pause after a read that did or did not find events."""
         if found:
             self._next = self._shortest
+            self._empty_count = 0
         pause = self._next
-        self._next = min(pause * 2, self._longest)
+        self._empty_count += 1
+        is_dormant = self._empty_count > DORMANT_READS
+        self._next = min(pause * 2, DORMANT_SECONDS if is_dormant else self._longest)
         return pause
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from relay.wakeup import BUSY_SECONDS, SLOW_SECONDS, Pace, Wakeup
+from relay.wakeup import BUSY_SECONDS, IDLE_SECONDS, SLOW_SECONDS, Pace, Wakeup
 
 
 def test_pauses_double_while_nothing_is_found_and_start_again_when_something_is() -> None:
@@ -15,10 +15,13 @@ def test_pauses_double_while_nothing_is_found_and_start_again_when_something_is(
     assert pace.after(found=False) == 0.004
 
 
-def test_an_idle_reader_reads_at_most_ten_times_a_second() -> None:
+def test_an_idle_reader_reads_ten_times_a_second_and_later_five_times() -> None:
     pace = Pace()
     pauses = [pace.after(found=False) for _ in range(1000)]
-    assert 1000 / sum(pauses) < 10.1
+    assert 90 / sum(pauses[:90]) < 12
+    assert 900 / sum(pauses[100:]) < 5.1
+    assert pace.after(found=True) == BUSY_SECONDS
+    assert max(pace.after(found=False) for _ in range(50)) == IDLE_SECONDS
 
 
 def test_a_ring_ends_the_wait() -> None:
