@@ -30,10 +30,6 @@ EMPTY_SECONDS: Final = 1.0
 """How often an idle reader passes on a page without events, which only moves the position."""
 ROW_BYTES: Final = 600
 """What an event takes in memory besides its data, about."""
-FIRST_ROWS: Final = 100
-"""The first page of a term: it may be here because the last page took all memory."""
-GROWTH: Final = 4
-"""So many times as many rows may the next page have."""
 
 
 class PageQueue:
@@ -121,7 +117,6 @@ class Reader:
         self._capture = capture
         self._position = position
         self._page_size = page_size
-        self._limit = min(page_size, FIRST_ROWS)
         self._queue = queue
         self._is_enough = is_enough
         self._on_outage = on_outage
@@ -133,17 +128,14 @@ class Reader:
         """Read until the term ends or `is_enough` says so; raises what the capture raises."""
         while not self._ended.is_set():
             try:
-                page = self._capture.next_page(self._position, self._limit)
+                page = self._capture.next_page(self._position, self._page_size)
             except DatabaseUnavailableError as exc:
                 self._on_outage(exc)
                 continue
             self._position = page.position()
-            size = _size(page)
-            grown = min(self._page_size, GROWTH * self._limit)
-            self._limit = next_limit(grown, len(page.envelopes), size)
             is_enough = self._is_enough(page)
             if page.envelopes or is_enough or self._is_due():
-                self._queue.put(page, size)
+                self._queue.put(page, _size(page))
             if is_enough:
                 self._queue.finish()
                 return
@@ -161,13 +153,3 @@ class Reader:
 
 def _size(page: Page) -> int:
     return Rows.of(page.envelopes).data_size() + ROW_BYTES * len(page.envelopes)
-
-
-def next_limit(most: int, count: int, size: int) -> int:
-    """Return how many rows to read next: fewer where the last ones were large.
-
-    A page of events as large as those just read then fits into `BYTES`.
-    """
-    if size * most <= BYTES * count:
-        return most
-    return max(1, BYTES * count // size)

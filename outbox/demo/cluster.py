@@ -1,23 +1,25 @@
-"""What the demo does to a Kafka by itself: topics of its own, repeated messages, the lag."""
+"""What the demo does to a Kafka by itself: topics of its own, repeated messages, who is behind."""
 
 from __future__ import annotations
 
 import logging
 import time
 import uuid
+from collections import deque
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Final
 
 from confluent_kafka import (
     Consumer,
     ConsumerGroupTopicPartitions,
+    KafkaError,
     KafkaException,
     Message,
     Producer,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
+from confluent_kafka.admin import AdminClient, NewTopic
 
 from outbox.errors import BrokerUnavailableError
 
@@ -37,8 +39,11 @@ class Cluster:
         self._bootstrap_servers = bootstrap_servers
 
     @contextmanager
-    def topics(self, names: Collection[str]) -> Iterator[None]:
-        """Create topics; when the block ends delete them, and the groups of the same names."""
+    def topics(self, prefix: str, names: Collection[str]) -> Iterator[None]:
+        """Create topics; when the block ends delete all with the prefix, and groups of the names.
+
+        The relay makes one with its prefix as well, for the progress of its route.
+        """
         with self._errors():
             made = self._admin.create_topics(
                 [NewTopic(name, num_partitions=PARTITIONS, replication_factor=1) for name in names],
@@ -49,7 +54,9 @@ class Cluster:
         try:
             yield
         finally:
-            self._admin.delete_topics(list(names), request_timeout=SECONDS)
+            there = self._admin.list_topics(timeout=SECONDS).topics
+            ours = [name for name in there if name.startswith(prefix)]
+            self._admin.delete_topics(ours, request_timeout=SECONDS)
             self._forget(names)
 
     def repeat(self, topic: str, count: int) -> int:
@@ -64,30 +71,30 @@ class Cluster:
             producer.flush(SECONDS)
         return len(last)
 
-    def lag(self, topic: str) -> int:
-        """Return how many messages of a topic the group of its name has not acknowledged."""
+    def is_behind(self, topic: str) -> bool:
+        """Tell whether the group of a topic's name has not acknowledged all of its messages."""
         partitions = [TopicPartition(topic, number) for number in range(PARTITIONS)]
-        with self._errors():
-            latest: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]  # so it is
-            asked = self._admin.list_offsets(dict.fromkeys(partitions, latest))
-            ends = {
-                partition.partition: found.result().offset for partition, found in asked.items()
-            }
+        with self._errors(), closing(self._reader()) as reader:
             wanted = ConsumerGroupTopicPartitions(topic, partitions)
             answer = self._admin.list_consumer_group_offsets([wanted])[topic].result()
-        committed = {each.partition: max(each.offset, 0) for each in answer.topic_partitions}
-        return sum(end - committed.get(number, 0) for number, end in ends.items())
+            # Not by the difference of two offsets: the marks of transactions have some as well.
+            return any(
+                next(_messages(reader, topic, each.partition, max(each.offset, 0)), None)
+                for each in answer.topic_partitions
+            )
 
     def _last(self, topic: str, count: int) -> list[tuple[int, Message]]:
-        reader = Consumer({**self._config, "group.id": uuid.uuid4().hex})
-        try:
+        with closing(self._reader()) as reader:
             return [
                 (number, message)
                 for number in range(PARTITIONS)
-                for message in _tail(reader, topic, number, count)
+                for message in deque(_messages(reader, topic, number, 0), count)
             ]
-        finally:
-            reader.close()
+
+    def _reader(self) -> Consumer:
+        return Consumer(
+            {**self._config, "group.id": uuid.uuid4().hex, "enable.partition.eof": "true"}
+        )
 
     def _forget(self, groups: Collection[str]) -> None:
         # One that never had a member, or whose members were killed just now, stays.
@@ -103,12 +110,19 @@ class Cluster:
             raise BrokerUnavailableError(msg) from exc
 
 
-def _tail(reader: Consumer, topic: str, number: int, count: int) -> list[Message]:
-    low, high = reader.get_watermark_offsets(TopicPartition(topic, number), timeout=SECONDS)
-    start = max(low, high - count)
+def _messages(reader: Consumer, topic: str, number: int, start: int) -> Iterator[Message]:
+    """Read one partition from an offset to its end."""
     reader.assign([TopicPartition(topic, number, start)])
-    found: list[Message] = []
     deadline = time.monotonic() + SECONDS
-    while len(found) < high - start and time.monotonic() < deadline:
-        found += reader.consume(high - start - len(found), 1.0)
-    return [message for message in found if message.error() is None]
+    while time.monotonic() < deadline:
+        message = reader.poll(1.0)
+        if message is None:
+            continue
+        error = message.error()
+        if error is None:
+            yield message
+        elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001  # its own name
+            return
+        else:
+            raise KafkaException(error)
+    raise KafkaException(KafkaError(KafkaError._TIMED_OUT))  # noqa: SLF001  # the same

@@ -56,7 +56,7 @@ class KafkaWorld:
         self._broker = bootstrap_servers
         self._cluster = Cluster(bootstrap_servers)
         self._topics = [f"{self._name}-{kind}" for kind in (NAIVE, OUTBOX)]
-        stack.enter_context(self._cluster.topics(self._topics))
+        stack.enter_context(self._cluster.topics(self._name, self._topics))
         url = stack.enter_context(own_database(sa.make_url(database_url), self._name))
         self.naive = make_books(url, NAIVE)
         self.outbox = make_books(url, OUTBOX)
@@ -97,7 +97,7 @@ class KafkaWorld:
         if self._processes[RELAY].wait(FINISH_SECONDS) != 0:
             raise DemoError(f"the relay could not drain: {self._last_words(RELAY)}")
         deadline = time.monotonic() + FINISH_SECONDS
-        while any(self._cluster.lag(topic) for topic in self._topics):
+        while any(self._cluster.is_behind(topic) for topic in self._topics):
             for name in (WORKER, NAIVE_WORKER):
                 if self._processes[name].poll() is not None:
                     raise DemoError(f"the {name} ended: {self._last_words(name)}")
@@ -118,7 +118,9 @@ class KafkaWorld:
         self._direct.close()
 
     def _connected(self, broker: str) -> Direct:
-        options = kafka.Options(bootstrap_servers=broker, topic=self._topics[0])
+        options = kafka.Options(
+            bootstrap_servers=broker, topic=self._topics[0], delivery="at-least-once"
+        )
         seconds = CUT_OFF_SECONDS if broker == NOWHERE else PUBLISH_SECONDS
         return Direct([kafka.publisher(NAIVE, options, seconds) for _ in range(TILLS)])
 
@@ -151,6 +153,7 @@ class KafkaWorld:
             f"{ROUTE}BOOTSTRAP_SERVERS": broker,
             f"{ROUTE}TOPIC": topic,
             f"{ROUTE}LEASE_SECONDS": "3",
+            f"{ROUTE}TRANSACTION_PREFIX": f"{self._name}-",
             f"{ROUTE}CONSUMER__SESSION_TIMEOUT_MS": "6000",
             "OUTBOX_DEMO_DATABASE": books.billing.url.render_as_string(hide_password=False),
             "OUTBOX_DEMO_GROUP": topic,

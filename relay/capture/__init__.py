@@ -87,6 +87,8 @@ class Capture(Protocol):
     def next_page(self, position: Any, limit: int, /) -> Page:
         """Read on from a position, at most `limit` rows; it never waits for a writer.
 
+        A page holds some 8 MB of data at most, or one event that is larger.
+
         Raises `CaptureRestartedError` where the server crashed or was replaced since the
         position was read: the caller then has to take the stored one again. Raises
         `ConfigurationError` on a standby or where the tables are missing, and

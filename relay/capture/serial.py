@@ -15,6 +15,7 @@ from outbox.settings import shown
 from outbox.table import outbox_event
 from relay.capture import Backlog
 from relay.capture.position import SerialPosition, read_serial
+from relay.capture.sizing import Sizing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -53,6 +54,7 @@ class SerialCapture:
         `source` is for events that have none.
         """
         self._engine = engine
+        self._sizing = Sizing()
         self._columns = [
             sa.func.coalesce(column, source) if column.name == "source" else column
             for column in _COLUMNS
@@ -78,10 +80,12 @@ class SerialCapture:
 
     def next_page(self, position: SerialPosition, limit: int, /) -> SerialPage:
         """Read at most `limit` rows above a floor."""
+        limit = self._sizing.limit(limit)
         query = sa.select(*self._columns).where(position.floor < _SEQ).order_by(_SEQ).limit(limit)
         with self._reading() as connection:
             rows = connection.execute(query).all()
         envelopes = [from_row(*row) for row in rows]
+        self._sizing.read(len(envelopes), sum(len(envelope.data) for envelope in envelopes))
         return SerialPage(envelopes, is_last=len(rows) < limit, start=position)
 
     def backlog(self, position: SerialPosition, /) -> Backlog:

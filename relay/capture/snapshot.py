@@ -14,6 +14,7 @@ from outbox.rows import HEADERS, SEQ, Rows
 from relay.capture import Backlog
 from relay.capture.connection import ReadConnection
 from relay.capture.position import LatePass, Server, SnapshotPosition, read_snapshot
+from relay.capture.sizing import PAGE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,8 +26,6 @@ _NO_TRANSACTION: Final = 2**64 - 1
 """No transaction has an id as high as this."""
 LATE_LIMIT: Final = 2_000
 """Late rows that one page holds at most (see the statement)."""
-PAGE_BYTES: Final = 8_000_000
-"""Data that late rows and fresh rows of a page may each come to; the last one may be above it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@ import pytest
 
 from relay.capture.connection import SQL
 from relay.capture.position import LatePass
-from relay.capture.snapshot import LATE_LIMIT, PAGE_BYTES, _reading_on, _reading_pass
+from relay.capture.sizing import PAGE_BYTES
+from relay.capture.snapshot import LATE_LIMIT, _reading_on, _reading_pass
 from tests.capturing import connect
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ import pytest
 
 from outbox.testing import envelope
 from relay import reader
-from relay.reader import BYTES, PageQueue, Reader, next_limit
+from relay.reader import PageQueue, Reader
+from relay.wakeup import Pace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -94,19 +95,18 @@ def test_an_empty_queue_is_waited_for_only_so_long() -> None:
     assert PageQueue().get(0.01) == []
 
 
-class Backlog:
-    """A capture with so many events of one size."""
+class Idle:
+    """A capture that finds nothing."""
 
-    def __init__(self, count: int, size: int) -> None:
-        self.limits: list[int] = []
-        self._count = count
-        self._event = envelope("t", data=bytes(size))
+    def __init__(self, ended: threading.Event) -> None:
+        self.reads = 0
+        self._ended = ended
 
-    def next_page(self, _position: object, limit: int) -> Page:
-        self.limits.append(limit)
-        count = min(limit, self._count)
-        self._count -= count
-        return Placed("backlog", [self._event] * count, is_last=self._count == 0)
+    def next_page(self, _position: object, _limit: int) -> Page:
+        self.reads += 1
+        if self.reads == 20:
+            self._ended.set()
+        return Placed("idle", is_last=True)
 
 
 class Placed(Page):
@@ -114,32 +114,20 @@ class Placed(Page):
         return count
 
 
-def read_all(capture: Any, page_size: int) -> None:
-    queue = PageQueue(max_pages=1_000, max_bytes=10**12)
-    ended = threading.Event()
-    Reader(capture, None, page_size, queue, lambda page: page.is_last, print, ended).run()
+def test_a_page_without_events_is_passed_on_only_now_and_then() -> None:
+    queue, ended = PageQueue(), threading.Event()
+    capture: Any = Idle(ended)
+    made = Reader(capture, None, 10, queue, lambda _: False, print, ended)
+    made.wakeup.pace = Pace(longest=0.0)
+    made.run()
+    assert (capture.reads, len(queue.get(0))) == (20, 1)
 
 
-def test_a_backlog_of_large_events_is_read_in_small_pages_from_the_first_on() -> None:
-    capture = Backlog(1_000, 100_000)
-    read_all(capture, 50_000)
-    assert max(limit * 100_000 for limit in capture.limits) <= BYTES
-
-
-def test_pages_of_small_events_soon_have_their_full_size() -> None:
-    capture = Backlog(20_000, 200)
-    read_all(capture, 5_000)
-    assert capture.limits == [100, 400, 1_600, 5_000, 5_000, 5_000, 5_000]
-
-
-def test_a_page_is_never_larger_than_it_is_set_to_be() -> None:
-    capture = Backlog(10, 200)
-    read_all(capture, 3)
-    assert set(capture.limits) == {3}
-
-
-def test_pages_of_large_events_have_fewer_rows() -> None:
-    assert next_limit(5000, 5000, 5000 * 200) == 5000
-    assert next_limit(5000, 5000, 5000 * 1_000_000) == BYTES // 1_000_000
-    assert next_limit(5000, 1, 10 * BYTES) == 1
-    assert next_limit(5000, 0, 0) == 5000
+def test_the_last_page_is_passed_on_without_events_too() -> None:
+    queue, ended = PageQueue(), threading.Event()
+    capture: Any = Idle(ended)
+    made = Reader(capture, None, 10, queue, lambda _: capture.reads == 5, print, ended)
+    made.wakeup.pace = Pace(longest=0.0)
+    made.run()
+    assert len(queue.get(0)) == 2
+    assert queue.is_exhausted

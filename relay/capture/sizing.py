@@ -1,0 +1,29 @@
+"""How many rows to read where a database does not bound a page by bytes itself."""
+
+from __future__ import annotations
+
+from typing import Final
+
+PAGE_BYTES: Final = 8_000_000
+"""Data that a page should come to, at most."""
+FIRST_ROWS: Final = 100
+"""A term begins with so few: it may be here because the last page took all memory."""
+GROWTH: Final = 4
+"""So many times as many rows may the next page have."""
+
+
+class Sizing:
+    """Guesses from the last page how many rows fit into the next one."""
+
+    def __init__(self) -> None:
+        self._limit = FIRST_ROWS
+
+    def limit(self, wanted: int) -> int:
+        """Return how many rows to read, at most `wanted`."""
+        return min(wanted, self._limit)
+
+    def read(self, count: int, size: int) -> None:
+        """Take in how many rows were read, and the bytes of their data."""
+        grown = GROWTH * self._limit
+        fitting = PAGE_BYTES * count // size if size else grown
+        self._limit = max(1, min(grown, fitting))
