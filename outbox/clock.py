@@ -6,8 +6,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import mysql
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.expression import ColumnElement
+
+from outbox.dialect import MYSQL, is_mysql
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Dialect
@@ -15,30 +18,40 @@ if TYPE_CHECKING:
 
 
 class Timestamp(sa.types.TypeDecorator[datetime]):
-    """A moment: `timestamptz`, or on SQLite ISO 8601 text in UTC that sorts by time."""
+    """A moment: `timestamptz`; UTC where the database has no type for one.
+
+    That is `datetime(6)` on MariaDB and MySQL, whose own `timestamp` depends on the session and
+    ends in 2038; and on SQLite ISO 8601 text that sorts by time.
+    """
 
     impl = sa.DateTime(timezone=True)
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Dialect) -> sa.types.TypeEngine[Any]:
-        """Choose text where the database has no type for a moment."""
-        kind = sa.Text() if dialect.name == "sqlite" else sa.DateTime(timezone=True)
+        """Choose what the database has."""
+        kind: sa.types.TypeEngine[Any] = sa.DateTime(timezone=True)
+        if dialect.name == "sqlite":
+            kind = sa.Text()
+        elif is_mysql(dialect):
+            kind = mysql.DATETIME(fsp=6)
         return dialect.type_descriptor(kind)
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
         """Write UTC."""
-        if value is None or dialect.name != "sqlite":
-            return value
-        return sqlite_text(value)
+        if value is None:
+            return None
+        if dialect.name == "sqlite":
+            return sqlite_text(value)
+        if is_mysql(dialect):
+            return value.astimezone(UTC).replace(tzinfo=None)
+        return value
 
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
-        """Read a timezone-aware datetime; what SQLite's own functions write is UTC."""
-        moment: datetime | None = value
-        if value is not None and dialect.name == "sqlite":
-            moment = datetime.fromisoformat(value)
-            if moment.tzinfo is None:
-                moment = moment.replace(tzinfo=UTC)
-        return moment
+        """Read a timezone-aware datetime; what the database's own functions write is UTC."""
+        if value is None:
+            return None
+        moment: datetime = datetime.fromisoformat(value) if dialect.name == "sqlite" else value
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
 
 
 def sqlite_text(moment: datetime) -> str:
@@ -88,3 +101,15 @@ def _now_plus(element: now_plus, compiler: SQLCompiler, **options: Any) -> str:
 def _now_plus_sqlite(element: now_plus, compiler: SQLCompiler, **options: Any) -> str:
     seconds = compiler.process(element.seconds, **options)
     return f"strftime('%Y-%m-%dT%H:%M:%fZ', 'now', printf('%+f seconds', {seconds}))"
+
+
+@compiles(now, *MYSQL)
+def _now_mysql(_element: now, _compiler: SQLCompiler, **_: object) -> str:
+    return "(UTC_TIMESTAMP(6))"
+
+
+@compiles(now_plus, *MYSQL)
+def _now_plus_mysql(element: now_plus, compiler: SQLCompiler, **options: Any) -> str:
+    seconds = compiler.process(element.seconds, **options)
+    # In whole microseconds, because an interval in seconds loses what is below one.
+    return f"TIMESTAMPADD(MICROSECOND, ROUND({seconds} * 1000000), UTC_TIMESTAMP(6))"

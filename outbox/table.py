@@ -5,7 +5,8 @@ An application with Alembic of its own adds `outbox.metadata` to its `target_met
 
 Whatever writes SQL may emit: another language, psql, a trigger. `type` and `data` are enough, and
 `partition_key` where order counts; insert after the state has changed, in its transaction. `data`
-is bytes, so on PostgreSQL text goes in by `convert_to`:
+is bytes, so on PostgreSQL text goes in by `convert_to`; on MariaDB it goes in as the client sends
+it, so the character set of the connection has to be utf8mb4:
 
     INSERT INTO outbox_event (type, partition_key, data)
     VALUES ('shop.order.placed', 'o-1', convert_to('{"order_id": "o-1"}', 'UTF8'));
@@ -13,104 +14,29 @@ is bytes, so on PostgreSQL text goes in by `convert_to`:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, TypeVar
 
-import orjson
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql
-from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.expression import ColumnElement
+from sqlalchemy.dialects import mysql, postgresql
 
 from outbox import clock
+from outbox.columns import (
+    C_NAME,
+    DATA,
+    NUMBER,
+    JsonObject,
+    Name,
+    Text,
+    Uuid,
+    Xid8,
+    own_transaction,
+    random_uuid,
+)
+from outbox.dialect import MYSQL
 from outbox.envelope import MAX_NAME_BYTES
-
-if TYPE_CHECKING:
-    from sqlalchemy.engine import Dialect
-    from sqlalchemy.sql.compiler import SQLCompiler
-
-
-class Xid8(sa.types.UserDefinedType[str]):
-    """PostgreSQL's 64-bit transaction id."""
-
-    cache_ok = True
-
-    def get_col_spec(self, **_: object) -> str:
-        """Name the type in DDL."""
-        return "xid8"
-
 
 # So that an application's Alembic recognises the column instead of warning of it.
 postgresql.base.ischema_names["xid8"] = Xid8
-
-
-class _transaction_id(ColumnElement[str]):  # noqa: N801  # reads as the SQL function that it is
-    """The id of the writing transaction where the database has one that it tells."""
-
-    inherit_cache = True
-    type = Xid8()
-
-
-@compiles(_transaction_id)
-def _own_transaction(_element: _transaction_id, _compiler: SQLCompiler, **_: object) -> str:
-    return "pg_current_xact_id()"
-
-
-@compiles(_transaction_id, "sqlite")
-def _no_transaction(_element: _transaction_id, _compiler: SQLCompiler, **_: object) -> str:
-    return "NULL"
-
-
-class JsonObject(sa.types.TypeDecorator[dict[str, Any]]):
-    """A JSON object: `jsonb`, or text on SQLite."""
-
-    impl = postgresql.JSONB
-    cache_ok = True
-
-    def load_dialect_impl(self, dialect: Dialect) -> sa.types.TypeEngine[Any]:
-        """Choose text where the database has no JSON type."""
-        kind = sa.Text() if dialect.name == "sqlite" else postgresql.JSONB(none_as_null=True)
-        return dialect.type_descriptor(kind)
-
-    def process_bind_param(self, value: dict[str, Any] | None, dialect: Dialect) -> Any:
-        """Serialise where the driver does not."""
-        if value is None or dialect.name != "sqlite":
-            return value
-        return orjson.dumps(value).decode()
-
-    def process_result_value(self, value: Any, dialect: Dialect) -> dict[str, Any] | None:
-        """Parse where the driver does not."""
-        if value is None or dialect.name != "sqlite":
-            stored: dict[str, Any] | None = value
-            return stored
-        parsed: dict[str, Any] = orjson.loads(value)
-        return parsed
-
-
-class _random_uuid(ColumnElement[str]):  # noqa: N801  # reads as the SQL function that it is
-    """A random UUID (version 4) as a column default, for producers that write plain SQL."""
-
-    inherit_cache = True
-    type = sa.Text()
-
-
-@compiles(_random_uuid)
-def _uuid(_element: _random_uuid, _compiler: SQLCompiler, **_: object) -> str:
-    return "gen_random_uuid()"
-
-
-@compiles(_random_uuid, "sqlite")
-def _uuid_sqlite(_element: _random_uuid, _compiler: SQLCompiler, **_: object) -> str:
-    return (
-        "(lower(hex(randomblob(4)) || '-' || hex(randomblob(2)) || '-4' ||"
-        " substr(hex(randomblob(2)), 2) || '-' || substr('89ab', 1 + (abs(random()) % 4), 1) ||"
-        " substr(hex(randomblob(2)), 2) || '-' || hex(randomblob(6))))"
-    )
-
-
-NUMBER: Final = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
-UUID: Final = sa.Text().with_variant(postgresql.UUID(as_uuid=False), "postgresql")
-C_TEXT: Final = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
-"""Compared byte by byte: ids need no language's rules, and sort faster without them."""
 
 LENGTHS: Final = (
     f"octet_length(partition_key) <= {MAX_NAME_BYTES} AND octet_length(source) <= {MAX_NAME_BYTES}"
@@ -119,8 +45,35 @@ LENGTHS_SQLITE: Final = (
     f"length(CAST(partition_key AS BLOB)) <= {MAX_NAME_BYTES}"
     f" AND length(CAST(source AS BLOB)) <= {MAX_NAME_BYTES}"
 )
+TIME_MYSQL: Final = "time > '0001-01-02 00:00:00' AND time < '9999-12-31 00:00:00'"
+UUID_MYSQL: Final = "id REGEXP '^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$'"
+HEADERS_MYSQL: Final = (
+    r"json_valid(headers) AND json_type(headers) = 'OBJECT' AND headers REGEXP '^("
+    r'[^"0-9\\\\-]|'
+    r'"[^"\\\\]*+(\\\\(["\\\\/bfnrt]|u(?!0000))[^"\\\\]*+)*+"|'
+    r"-?(0|[1-9][0-9]{0,199})(\\.[0-9]{1,199})?([eE][+-]?[0-9]{1,2})?(?![0-9.eE+-])"
+    r")*+$'"
+)
+r"""MariaDB takes `\q`, `5.`, `1e999` and `-` for JSON, at which every relay would stop; so what its
+strings and numbers are made of is looked at as well, and `\u0000` refused as on PostgreSQL."""
+
+INNODB: Final[dict[str, Any]] = {
+    f"{name}_{option}": value
+    for name in MYSQL
+    # The row format, because in an older one an index takes a quarter of the bytes.
+    for option, value in {"engine": "InnoDB", "charset": "utf8mb4", "row_format": "DYNAMIC"}.items()
+}
+IN_MEMORY: Final[dict[str, Any]] = {f"{name}_engine": "MEMORY" for name in MYSQL}
+
+_Item = TypeVar("_Item", sa.CheckConstraint, sa.Index)
 
 metadata = sa.MetaData()
+
+
+def _on(names: tuple[str, ...], item: _Item) -> _Item:
+    """Leave a check or an index to databases of these names."""
+    item.ddl_if(dialect=names)  # type: ignore[arg-type]  # it takes several, as its text says
+    return item
 
 
 def _after_create(table: sa.Table, statement: str) -> None:
@@ -136,26 +89,24 @@ outbox_event = sa.Table(
     # capture rests on that. Null on databases that do not tell it.
     sa.Column(
         "transaction_id",
-        Xid8().with_variant(sa.Text(), "sqlite"),
-        server_default=_transaction_id(),
+        Xid8().with_variant(sa.Text(), "sqlite").with_variant(mysql.BIGINT(unsigned=True), *MYSQL),
+        server_default=own_transaction(),
     ),
     sa.Column("seq", NUMBER, sa.Identity(always=True, cache=1), primary_key=True),
-    sa.Column("id", UUID, nullable=False, server_default=_random_uuid()),
-    sa.Column("source", sa.Text),
-    sa.Column("type", sa.Text, nullable=False),
+    sa.Column("id", Uuid, nullable=False, server_default=random_uuid()),
+    sa.Column("source", Text),
+    sa.Column("type", Text, nullable=False),
     sa.Column("version", sa.Integer, nullable=False, server_default=sa.text("1")),
-    sa.Column("subject", sa.Text),
-    sa.Column("partition_key", sa.Text),
-    sa.Column("topic", sa.Text),
+    sa.Column("subject", Text),
+    sa.Column("partition_key", Text),
+    sa.Column("topic", Text),
     sa.Column("time", clock.Timestamp, nullable=False, server_default=clock.now()),
-    sa.Column(
-        "content_type", sa.Text, nullable=False, server_default=sa.text("'application/json'")
-    ),
-    sa.Column("data", sa.LargeBinary, nullable=False),
-    sa.Column("headers", JsonObject, nullable=False, server_default=sa.text("'{}'")),
+    sa.Column("content_type", Text, nullable=False, server_default=sa.text("('application/json')")),
+    sa.Column("data", DATA, nullable=False),
+    sa.Column("headers", JsonObject, nullable=False, server_default=sa.text("('{}')")),
     sa.CheckConstraint("type <> '' AND version >= 1", name="outbox_event_attributes"),
     # Of a longer one no dead letter could be written, which would stop every relay.
-    sa.CheckConstraint(LENGTHS, name="outbox_event_lengths").ddl_if(dialect="postgresql"),
+    _on(("postgresql", *MYSQL), sa.CheckConstraint(LENGTHS, name="outbox_event_lengths")),
     sa.CheckConstraint(LENGTHS_SQLITE, name="outbox_event_lengths").ddl_if(dialect="sqlite"),
     # What Python's datetime cannot hold would stop every relay.
     sa.CheckConstraint(
@@ -166,6 +117,7 @@ outbox_event = sa.Table(
         "julianday(time) IS NOT NULL AND time GLOB '[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]*'",
         name="outbox_event_time",
     ).ddl_if(dialect="sqlite"),
+    _on(MYSQL, sa.CheckConstraint(TIME_MYSQL, name="outbox_event_time")),
     sa.CheckConstraint("typeof(version) = 'integer'", name="outbox_event_version").ddl_if(
         dialect="sqlite"
     ),
@@ -175,13 +127,20 @@ outbox_event = sa.Table(
     sa.CheckConstraint(
         "json_valid(headers) AND json_type(headers) = 'object'", name="outbox_event_headers"
     ).ddl_if(dialect="sqlite"),
-    # On SQLite, where Alembic would miss it, it is there and always empty.
-    sa.Index(
-        "outbox_event_transaction",
-        "transaction_id",
-        "seq",
-        sqlite_where=sa.text("transaction_id IS NOT NULL"),
+    _on(MYSQL, sa.CheckConstraint(UUID_MYSQL, name="outbox_event_id")),
+    _on(MYSQL, sa.CheckConstraint(HEADERS_MYSQL, name="outbox_event_headers")),
+    # On SQLite, where Alembic would miss it, it is there and always empty. MariaDB and MySQL could
+    # only have it full of rows that nobody looks for (see `outbox.migration.include_object`).
+    _on(
+        ("postgresql", "sqlite"),
+        sa.Index(
+            "outbox_event_transaction",
+            "transaction_id",
+            "seq",
+            sqlite_where=sa.text("transaction_id IS NOT NULL"),
+        ),
     ),
+    **INNODB,
     sqlite_autoincrement=True,  # a number is never given twice, deleted rows included
 )
 
@@ -197,64 +156,70 @@ _after_create(outbox_event, GUARD)
 outbox_incarnation = sa.Table(
     # One UUID that a crash, a fail-over, a restore or a clone of the server empties, because the
     # table is unlogged: what a relay remembers of an older incarnation is then not trusted.
+    # On MariaDB and MySQL it is in memory, so each start of the server empties it.
     "outbox_incarnation",
     metadata,
     sa.Column("singleton", sa.Boolean, primary_key=True, server_default=sa.true()),
-    sa.Column("id", UUID, nullable=False, server_default=_random_uuid()),
+    sa.Column("id", Uuid, nullable=False, server_default=random_uuid()),
     sa.CheckConstraint("singleton", name="outbox_incarnation_one"),
+    **IN_MEMORY,
 )
 _after_create(outbox_incarnation, "ALTER TABLE outbox_incarnation SET UNLOGGED")
 
 outbox_checkpoint = sa.Table(
     "outbox_checkpoint",
     metadata,
-    sa.Column("route", sa.Text, primary_key=True),
+    sa.Column("route", Name, primary_key=True),
     # Names the route beyond this database: a broker tells by it the relays of one route apart
     # from those of a route that is called the same elsewhere.
-    sa.Column("identity", UUID, nullable=False, server_default=_random_uuid()),
+    sa.Column("identity", Uuid, nullable=False, server_default=random_uuid()),
     sa.Column("position", JsonObject),  # null: not started
     sa.Column("version", sa.BigInteger, nullable=False, server_default=sa.text("0")),
     sa.Column("token", sa.BigInteger, nullable=False, server_default=sa.text("0")),
-    sa.Column("holder", sa.Text),
+    sa.Column("holder", Text),
     sa.Column("expires_at", clock.Timestamp),  # null: nobody holds the lease
     sa.Column("advanced_at", clock.Timestamp),
-    sa.Column("error", sa.Text),  # why the route stands still; null while it does not
+    sa.Column("error", Text),  # why the route stands still; null while it does not
     sa.Column("error_at", clock.Timestamp),
+    **INNODB,
 )
 
 outbox_dead_letter = sa.Table(
     "outbox_dead_letter",
     metadata,
     sa.Column("id", NUMBER, sa.Identity(), primary_key=True),
-    sa.Column("stage", sa.Text, nullable=False),  # "relay" or "consumer"
-    sa.Column("owner", sa.Text, nullable=False),  # the route or the consumer
-    sa.Column("status", sa.Text, nullable=False),  # see `outbox.dead_letter`
-    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("stage", Name(16), nullable=False),  # "relay" or "consumer"
+    sa.Column("owner", Name, nullable=False),  # the route or the consumer
+    sa.Column("status", Text, nullable=False),  # see `outbox.dead_letter`
+    sa.Column("reason", Text, nullable=False),
     sa.Column("attempt_count", sa.Integer, nullable=False, server_default=sa.text("1")),
     sa.Column("first_failed_at", clock.Timestamp, nullable=False, server_default=clock.now()),
     sa.Column("last_failed_at", clock.Timestamp, nullable=False, server_default=clock.now()),
     sa.Column("resolved_at", clock.Timestamp),
-    sa.Column("note", sa.Text),  # why it was discarded
-    sa.Column("place", sa.Text),  # where a consumer found it: topic[partition]@offset
-    sa.Column("event_id", C_TEXT, nullable=False),
-    sa.Column("source", C_TEXT, nullable=False),
-    sa.Column("type", sa.Text),  # null, like the rest below, where it could not be decoded
+    sa.Column("note", Text),  # why it was discarded
+    sa.Column("place", Text),  # where a consumer found it: topic[partition]@offset
+    sa.Column("event_id", C_NAME, nullable=False),
+    sa.Column("source", C_NAME, nullable=False),
+    sa.Column("type", Text),  # null, like the rest below, where it could not be decoded
     sa.Column("version", sa.Integer),
-    sa.Column("subject", sa.Text),
-    sa.Column("partition_key", sa.Text),
-    sa.Column("topic", sa.Text),
+    sa.Column("subject", Text),
+    sa.Column("partition_key", Name),
+    sa.Column("topic", Text),
     sa.Column("time", clock.Timestamp),
-    sa.Column("content_type", sa.Text),
-    sa.Column("data", sa.LargeBinary, nullable=False),
+    sa.Column("content_type", Text),
+    sa.Column("data", DATA, nullable=False),
     sa.Column("headers", JsonObject, nullable=False),
     sa.Column("sequence", NUMBER),
     sa.UniqueConstraint("stage", "owner", "source", "event_id", name="outbox_dead_letter_event"),
+    **INNODB,
     sqlite_autoincrement=True,
 )
 sa.Index(
     "outbox_dead_letter_unresolved",
     outbox_dead_letter.c.stage,
     outbox_dead_letter.c.owner,
+    # For MariaDB and MySQL, whose indexes hold every row; elsewhere it is always null here.
+    outbox_dead_letter.c.resolved_at,
     outbox_dead_letter.c.partition_key,
     outbox_dead_letter.c.id,
     postgresql_where=outbox_dead_letter.c.resolved_at.is_(None),
@@ -264,8 +229,9 @@ sa.Index(
 outbox_inbox = sa.Table(
     "outbox_inbox",
     metadata,
-    sa.Column("consumer", C_TEXT, primary_key=True),
-    sa.Column("source", C_TEXT, primary_key=True),
-    sa.Column("event_id", C_TEXT, primary_key=True),
+    sa.Column("consumer", C_NAME, primary_key=True),
+    sa.Column("source", C_NAME, primary_key=True),
+    sa.Column("event_id", C_NAME, primary_key=True),
     sa.Column("processed_at", clock.Timestamp, nullable=False, server_default=clock.now()),
+    **INNODB,
 )
