@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Final
 import orjson
 import sqlalchemy as sa
 
+from outbox.dialect import is_mysql
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
@@ -32,6 +34,24 @@ SELECT :consumer, json_extract(value, '$[0]'), json_extract(value, '$[1]')
 RETURNING source, event_id""")
 
 
+# One byte more than the columns take, so that what is too long is refused and not cut.
+_CLAIMED: Final = """\
+JSON_TABLE(:pairs, '$[*]' COLUMNS (
+    source varbinary(1001) PATH '$[0]', event_id varbinary(1001) PATH '$[1]'
+)) AS claimed"""
+_MYSQL: Final = sa.text(f"""\
+INSERT INTO outbox_inbox (consumer, source, event_id)
+SELECT :consumer, source, event_id FROM {_CLAIMED}""")  # noqa: S608  # of the constant above
+_MYSQL_KNOWN: Final = sa.text(f"""\
+SELECT known.source, known.event_id
+  FROM {_CLAIMED}
+  STRAIGHT_JOIN outbox_inbox AS known
+     ON known.consumer = :consumer
+    AND known.source = claimed.source
+    AND known.event_id = claimed.event_id
+  LOCK IN SHARE MODE""")  # noqa: S608  # as above
+
+
 def claim(connection: sa.Connection, consumer: str, ids: Collection[EventId]) -> set[EventId]:
     """Enter events into the inbox of a consumer; return those that were not there yet.
 
@@ -44,6 +64,8 @@ def claim(connection: sa.Connection, consumer: str, ids: Collection[EventId]) ->
         return set()
     if connection.dialect.name == "postgresql":
         return _claim_postgresql(connection, consumer, pairs)
+    if is_mysql(connection.dialect):
+        return _claim_mysql(connection, consumer, pairs)
     found = connection.execute(
         _SQLITE, {"consumer": consumer, "pairs": orjson.dumps(pairs).decode()}
     )
@@ -67,6 +89,29 @@ def _claim_postgresql(
         found = connection.execute(_POSTGRESQL_KNOWN, parameters)
         return {(source, event_id) for source, event_id in found}
     return set(pairs)
+
+
+def _claim_mysql(
+    connection: sa.Connection, consumer: str, pairs: Sequence[EventId]
+) -> set[EventId]:
+    """Expect that all are new; ask which ones are not, and insert the others, until all is told.
+
+    A statement that meets a duplicate is undone as a whole. It has waited for the transaction that
+    wrote it, and so does the locking read, which sees what is committed at any isolation level.
+    Between the two another one may claim more: hence the loop.
+    """
+    left = list(pairs)
+    while left:
+        parameters = {"consumer": consumer.encode(), "pairs": orjson.dumps(left).decode()}
+        try:
+            connection.execute(_MYSQL, parameters)
+        except sa.exc.IntegrityError:
+            rows = connection.execute(_MYSQL_KNOWN, parameters)
+            known = {(source.decode(), event_id.decode()) for source, event_id in rows}
+            left = [pair for pair in left if pair not in known]
+        else:
+            break
+    return set(left)
 
 
 def _array(texts: Collection[str]) -> str:
