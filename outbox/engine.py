@@ -1,4 +1,6 @@
-"""Engines that this library makes of a URL; on PostgreSQL they work behind a connection pooler.
+"""Engines that this library makes of a URL.
+
+On PostgreSQL they work behind a connection pooler; on SQLite beside an application that writes.
 
 What stands in the URL wins over what stands here.
 """
@@ -20,6 +22,10 @@ _ARGUMENTS: Final[dict[str, Any]] = {
     "tcp_user_timeout": 10_000,
     # A connection pooler may give each transaction another session, where nothing is prepared.
     "prepare_threshold": None,
+}
+_SQLITE_ARGUMENTS: Final[dict[str, Any]] = {
+    # Who writes takes turns with the application; the driver's own five seconds are soon over.
+    "timeout": 30.0,
 }
 
 
@@ -48,15 +54,31 @@ def is_psycopg(url: sa.URL) -> bool:
 
 
 def _arguments(url: sa.URL, name: str) -> dict[str, Any]:
-    if not is_psycopg(url):
-        return {}
-    arguments = {"application_name": name, **_ARGUMENTS}
+    if is_psycopg(url):
+        arguments = {"application_name": name, **_ARGUMENTS}
+    elif url.get_backend_name() == "sqlite":
+        arguments = _SQLITE_ARGUMENTS
+    else:
+        arguments = {}
     return {key: value for key, value in arguments.items() if key not in url.query}
 
 
 def _tame(engine: sa.Engine) -> None:
     if is_psycopg(engine.url):
         sa.event.listen(engine, "connect", _expect_iso_dates)
+    elif engine.dialect.name == "sqlite":
+        sa.event.listen(engine, "connect", _write_ahead)
+
+
+def _write_ahead(connection: Any, _record: object) -> None:
+    """Have the file keep a write-ahead log, so that who reads and who writes do not wait.
+
+    It is a property of the file, so the application's connections have it too. A file that cannot
+    have it, in memory for instance, goes on as it was.
+    """
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.close()
 
 
 def _expect_iso_dates(connection: Any, _record: object) -> None:
