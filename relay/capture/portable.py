@@ -255,8 +255,7 @@ class PortableCapture:
             )
         own = (variables.get(name) for name in _NAMES[:3])
         self._system = next(value for value in own if value)
-        patience = int(variables["innodb_lock_wait_timeout"])
-        self._gap_seconds = max(GAP_SECONDS, patience + patience // 5)
+        self._gap_seconds = _gap_seconds(int(variables["innodb_lock_wait_timeout"]))
 
     def _begin(self, connection: sa.Connection) -> _State:
         """Return the state of the server, which has an incarnation from now on."""
@@ -310,6 +309,11 @@ class PortableCapture:
                 for row in found:
                     limit -= 1
                     yield tuple(row)
+
+
+def _gap_seconds(lock_wait_seconds: int) -> int:
+    """Return how long after its number was drawn a row may still be inserted."""
+    return max(GAP_SECONDS, lock_wait_seconds + lock_wait_seconds // 5)
 
 
 def _columns(source: str) -> list[sa.ColumnElement[Any]]:
