@@ -47,8 +47,8 @@ CLOSE_SECONDS: Final = 5.0
 MAX_GAPS: Final = 20_000
 """With so many gaps nothing above the floor is read until some are gone: a position has to fit
 into a record of the broker."""
-CHUNK: Final = 1_000
-"""Ranges in one statement, at most."""
+CHUNK: Final = 500
+"""Ranges in one statement, at most: MariaDB makes a temporary table of a list of a thousand."""
 
 _SEQ: Final = outbox_event.c.seq
 _NAMES: Final = (
