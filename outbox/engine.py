@@ -7,6 +7,7 @@ What stands in the URL wins over what stands here.
 
 from __future__ import annotations
 
+import sqlite3
 from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
@@ -74,11 +75,17 @@ def _write_ahead(connection: Any, _record: object) -> None:
     """Have the file keep a write-ahead log, so that who reads and who writes do not wait.
 
     It is a property of the file, so the application's connections have it too. A file that cannot
-    have it, in memory for instance, goes on as it was.
+    have it, in memory for instance, goes on as it was; and so does one that is written to at this
+    moment, until the next connection.
     """
     cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode = WAL")
-    cursor.close()
+    try:
+        cursor.execute("PRAGMA journal_mode = WAL")
+    except sqlite3.OperationalError as exc:
+        if exc.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+            raise
+    finally:
+        cursor.close()
 
 
 def _expect_iso_dates(connection: Any, _record: object) -> None:
