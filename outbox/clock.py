@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import mysql
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.expression import ColumnElement
 
@@ -15,30 +16,36 @@ if TYPE_CHECKING:
 
 
 class Timestamp(sa.types.TypeDecorator[datetime]):
-    """A moment: `timestamptz`, or on SQLite ISO 8601 text in UTC that sorts by time."""
+    """A moment: `timestamptz`, or in UTC: `datetime` on MariaDB, ISO 8601 that sorts on SQLite."""
 
     impl = sa.DateTime(timezone=True)
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Dialect) -> sa.types.TypeEngine[Any]:
-        """Choose text where the database has no type for a moment."""
-        kind = sa.Text() if dialect.name == "sqlite" else sa.DateTime(timezone=True)
+        """Choose what the database has for a moment."""
+        kind: sa.types.TypeEngine[Any] = sa.DateTime(timezone=True)
+        if dialect.name == "sqlite":
+            kind = sa.Text()
+        elif dialect.name == "mariadb":
+            kind = mysql.DATETIME(fsp=6)
         return dialect.type_descriptor(kind)
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
         """Write UTC."""
-        if value is None or dialect.name != "sqlite":
+        if value is None or dialect.name == "postgresql":
             return value
+        if dialect.name == "mariadb":
+            return value.astimezone(UTC).replace(tzinfo=None)
         return sqlite_text(value)
 
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
-        """Read a timezone-aware datetime; what SQLite's own functions write is UTC."""
+        """Read a timezone-aware datetime; what databases without time zones hold is UTC."""
         moment: datetime | None = value
-        if value is not None and dialect.name == "sqlite":
+        if value is None or dialect.name == "postgresql":
+            return moment
+        if dialect.name == "sqlite":
             moment = datetime.fromisoformat(value)
-            if moment.tzinfo is None:
-                moment = moment.replace(tzinfo=UTC)
-        return moment
+        return moment.replace(tzinfo=UTC) if moment and moment.tzinfo is None else moment
 
 
 def sqlite_text(moment: datetime) -> str:
@@ -78,6 +85,11 @@ def _now_sqlite(_element: now, _compiler: SQLCompiler, **_: object) -> str:
     return "(strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))"
 
 
+@compiles(now, "mariadb")
+def _now_mariadb(_element: now, _compiler: SQLCompiler, **_: object) -> str:
+    return "(utc_timestamp(6))"
+
+
 @compiles(now_plus)
 def _now_plus(element: now_plus, compiler: SQLCompiler, **options: Any) -> str:
     seconds = compiler.process(element.seconds, **options)
@@ -88,3 +100,9 @@ def _now_plus(element: now_plus, compiler: SQLCompiler, **options: Any) -> str:
 def _now_plus_sqlite(element: now_plus, compiler: SQLCompiler, **options: Any) -> str:
     seconds = compiler.process(element.seconds, **options)
     return f"strftime('%Y-%m-%dT%H:%M:%fZ', 'now', printf('%+f seconds', {seconds}))"
+
+
+@compiles(now_plus, "mariadb")
+def _now_plus_mariadb(element: now_plus, compiler: SQLCompiler, **options: Any) -> str:
+    seconds = compiler.process(element.seconds, **options)
+    return f"(utc_timestamp(6) + INTERVAL {seconds} SECOND)"

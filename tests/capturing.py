@@ -79,8 +79,8 @@ class MariaWriter(Writer):
             return int(cursor.lastrowid)
 
     def take_id(self) -> int:
-        """Begin to write, which is what gives a transaction its id there."""
-        self.run("DELETE FROM outbox_event WHERE seq = 0")
+        """Begin, where nothing more can be taken before the first row is written."""
+        self.run("SELECT 1 FROM outbox_event WHERE seq = 0")
         return 0
 
 

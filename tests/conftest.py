@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-pytest_plugins = ["tests.fix_sqlite", "tests.fix_postgres", "tests.fix_kafka"]
+pytest_plugins = ["tests.fix_sqlite", "tests.fix_postgres", "tests.fix_mariadb", "tests.fix_kafka"]

@@ -246,7 +246,7 @@ class PortableCapture:
 
     def _check(self, connection: sa.Connection) -> None:
         """Raise `ConfigurationError` unless numbers on this server mean what the capture needs."""
-        variables: dict[str, str] = dict(connection.execute(_VARIABLES).tuples().all())
+        variables = {row[0]: row[1] for row in connection.execute(_VARIABLES)}
         if variables.get("wsrep_on") == "ON" or variables["auto_increment_increment"] != "1":
             raise ConfigurationError(
                 f"{shown(self._engine.url)} does not draw the numbers of events one by one (it is"
@@ -325,7 +325,7 @@ def _columns(source: str) -> list[sa.ColumnElement[Any]]:
         "data": event.data,
         "source": _binary(sa.func.coalesce(event.source, source)),
         "time": _binary(sa.func.date_format(event.time, '"%Y-%m-%dT%H:%i:%s.%f"')),
-        "headers": _binary(sa.func.nullif(sa.cast(event.headers, sa.Text), "{}")),
+        "headers": _binary(sa.func.nullif(sa.type_coerce(event.headers, sa.Text), "{}")),
     }
     return [special.get(name, _binary(event[name])) for name in ROW_COLUMNS]
 

@@ -181,7 +181,7 @@ class Histories(RuleBasedStateMachine):
                 session.rollback()
 
 
-@pytest.mark.timeout(3600 if FULL else 120)
+@pytest.mark.timeout(3600 if FULL else 300)
 def test_every_history_is_read_exactly_once_and_in_order(
     url: str, capture: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,7 +192,8 @@ def test_every_history_is_read_exactly_once_and_in_order(
     # Nobody here is between drawing a number and inserting its row.
     monkeypatch.setattr(portable, "_gap_seconds", lambda _: -60)
     profile = settings(
-        max_examples=10_000 if FULL else 400,
+        # A step on MariaDB takes three times as long.
+        max_examples=10_000 if FULL else 400 if url.startswith("postgresql") else 120,
         stateful_step_count=60 if FULL else 40,
         deadline=None,
         suppress_health_check=list(HealthCheck),

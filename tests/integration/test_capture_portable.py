@@ -9,20 +9,21 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import sqlalchemy as sa
 
+import outbox
 from outbox.errors import (
     CaptureRestartedError,
     ConfigurationError,
     DatabaseUnavailableError,
     ForeignPositionError,
 )
-from outbox.migration import upgrade
 from outbox.table import outbox_event
 from relay.capture import open_capture, portable
+from relay.capture.gap import Gap
 from relay.capture.portable import PortableCapture
 from relay.capture.position import PortablePosition
 from relay.capture.sizing import PAGE_BYTES
 from tests.capturing import Reader, Writer, connect_mariadb, numbers, writers
-from tools.servers import mariadb
+from tools.servers import MariaDbServer, mariadb
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -250,7 +251,7 @@ def test_a_row_is_read_as_it_was_written(capture: PortableCapture, mariadb_url: 
 
 
 def test_a_page_touches_the_ranges_of_its_own_rows(
-    capture: PortableCapture, mariadb_url: str, monkeypatch: pytest.MonkeyPatch
+    capture: PortableCapture, mariadb_url: str
 ) -> None:
     """Counted by the server: rows read through its handlers, whatever the plan is called."""
     run(
@@ -259,16 +260,15 @@ def test_a_page_touches_the_ranges_of_its_own_rows(
         " FROM seq_1_to_200000",
     )
     middle, *_ = (seq for (seq,) in run(mariadb_url, "SELECT MAX(seq) / 2 FROM outbox_event"))
-    del monkeypatch
     position = capture.now()
-    late = tuple(
-        portable.Gap(
-            int(first), int(first) + width, position.gaps[0].seen_at if position.gaps else 0
-        )
-        for first, width in ((middle, 0), (middle + 10, 3), (middle + 50_000, 0))
+    seen_at = 2**32  # too young to be given up
+    late = (
+        Gap(middle, middle, seen_at),
+        Gap(middle + 10, middle + 13, seen_at),
+        Gap(middle + 50_000, middle + 50_000, seen_at),
     )
     for start, expected in (
-        (PortablePosition(int(middle), (), position.server), 100),
+        (PortablePosition(middle, (), position.server), 100),
         (PortablePosition(position.floor, late, position.server), 6),
         (PortablePosition(position.floor, (), position.server), 0),
     ):
@@ -328,10 +328,18 @@ def test_an_emptied_table_with_its_counter_is_nothing_to_worry_about(
     assert reader.drain() == [following]
 
 
-def test_a_server_that_was_restarted_is_another_incarnation() -> None:
-    with mariadb() as server:
-        url = server.url("test")
-        upgrade(url)
+@contextmanager
+def migrated(server: MariaDbServer) -> Iterator[str]:
+    """Make a database on a server of the test's own."""
+    run(server.url("mysql"), "CREATE DATABASE shop")
+    url = server.url("shop")
+    outbox.metadata.create_all(sa.create_engine(url, poolclass=sa.NullPool))
+    yield url
+
+
+def test_a_server_that_was_restarted_is_another_incarnation(own_mariadb: MariaDbServer) -> None:
+    server = own_mariadb
+    with migrated(server) as url:
         engine = sa.create_engine(url)
         capture = open_capture(engine)
         with writers(url, 1) as (writer,):
@@ -359,9 +367,7 @@ def test_a_server_that_was_restarted_is_another_incarnation() -> None:
 
 
 def test_numbers_that_are_not_drawn_one_by_one_are_refused() -> None:
-    with mariadb(settings={"auto_increment_increment": "2"}) as server:
-        url = server.url("test")
-        upgrade(url)
+    with mariadb(settings={"auto-increment-increment": "2"}) as server, migrated(server) as url:
         capture = open_capture(sa.create_engine(url, poolclass=sa.NullPool))
         with pytest.raises(ConfigurationError, match="auto_increment_increment is not 1"):
             capture.beginning()

@@ -16,17 +16,20 @@ A server keeps its data and its port over `stop()` or `kill()` and the next `sta
 from __future__ import annotations
 
 from tools.servers.kafka import KafkaServer, kafka
+from tools.servers.mariadb import MariaDbServer, mariadb
 from tools.servers.pgbouncer import PgBouncerServer, pgbouncer
 from tools.servers.postgres import PostgresServer, postgres
 from tools.servers.process import ServerAbsentError, ServerError
 
 __all__ = [
     "KafkaServer",
+    "MariaDbServer",
     "PgBouncerServer",
     "PostgresServer",
     "ServerAbsentError",
     "ServerError",
     "kafka",
+    "mariadb",
     "pgbouncer",
     "postgres",
 ]

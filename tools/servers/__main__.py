@@ -1,7 +1,7 @@
-"""`python -m tools.servers [--postgres] [--kafka] [-- COMMAND …]`: servers around a command.
+"""`python -m tools.servers [--postgres] [--mariadb] [--kafka] [-- COMMAND …]`: servers around it.
 
-The command finds their addresses in OUTBOX_TEST_POSTGRES (a SQLAlchemy URL) and OUTBOX_TEST_KAFKA
-(host:port); an address that is already in the environment is used, and no server started for it.
+The command finds their addresses in OUTBOX_TEST_POSTGRES and OUTBOX_TEST_MARIADB (SQLAlchemy URLs)
+and OUTBOX_TEST_KAFKA (host:port); an address that is already in the environment is used, and no server started for it.
 The exit code is the command's. Without a command the addresses are printed, and the servers stay
 until Ctrl-C.
 """
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from tools.servers.clock import find_faketime
 from tools.servers.kafka import fetch_jars, find_java, find_maven, kafka
+from tools.servers.mariadb import find_programs, mariadb
 from tools.servers.pgbouncer import find_pgbouncer
 from tools.servers.postgres import find_binaries, postgres
 from tools.servers.process import ServerAbsentError, ServerError
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
 POSTGRES = "OUTBOX_TEST_POSTGRES"
+MARIADB = "OUTBOX_TEST_MARIADB"
 KAFKA = "OUTBOX_TEST_KAFKA"
 
 
@@ -48,6 +50,7 @@ def main() -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tools.servers", description=__doc__)
     parser.add_argument("--postgres", action="store_true", help=f"provide {POSTGRES}")
+    parser.add_argument("--mariadb", action="store_true", help=f"provide {MARIADB}")
     parser.add_argument("--kafka", action="store_true", help=f"provide {KAFKA}")
     parser.add_argument("--fetch", action="store_true", help="first get what is missing here")
     parser.add_argument("command", nargs="*", metavar="COMMAND", help="what to run, after --")
@@ -59,9 +62,11 @@ def _leave(_number: int, _frame: FrameType | None) -> None:
 
 
 def _addresses(arguments: argparse.Namespace, stack: ExitStack) -> dict[str, str]:
-    found = {name: os.environ[name] for name in (POSTGRES, KAFKA) if name in os.environ}
+    found = {name: os.environ[name] for name in (POSTGRES, MARIADB, KAFKA) if name in os.environ}
     if arguments.postgres and POSTGRES not in found:
         found[POSTGRES] = stack.enter_context(postgres()).url()
+    if arguments.mariadb and MARIADB not in found:
+        found[MARIADB] = stack.enter_context(mariadb()).url()
     if arguments.kafka and KAFKA not in found:
         found[KAFKA] = stack.enter_context(kafka()).bootstrap_servers
     return found
@@ -103,6 +108,9 @@ def _fetch() -> None:
     packages: dict[str, Callable[[], object]] = {
         "postgresql": find_binaries,
         "pgbouncer": find_pgbouncer,
+        # Not mariadb-server, which would start a service of the system beside them.
+        "mariadb-server-core": find_programs,
+        "mariadb-client-core": find_programs,
         "faketime": find_faketime,
         "default-jre-headless": find_java,
         "maven": find_maven,
@@ -115,6 +123,7 @@ def _fetch() -> None:
             subprocess.run([apt, "-qq", *step], check=True, stdout=sys.stderr)
     find_binaries()
     find_pgbouncer()
+    find_programs()
     find_faketime()
     find_java()
     fetch_jars()
