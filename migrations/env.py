@@ -8,12 +8,17 @@ import sqlalchemy as sa
 from alembic import context
 
 from outbox import settings
-from outbox.engine import make_engine
-from outbox.migration import VERSION_TABLE
+from outbox.dialect import MYSQL
+from outbox.engine import is_pymysql, make_engine
+from outbox.migration import VERSION_TABLE, include_object
 from outbox.table import metadata
 
 LOCK = 0x6F7574626F78
 """The number of PostgreSQL's advisory lock: `outbox` in ASCII."""
+LOCK_MYSQL = "SELECT GET_LOCK(CONCAT('outbox migrate ', MD5(DATABASE())), 31536000)"
+"""MariaDB's locks have names, for the whole server; it is given back when the connection ends."""
+PATIENT = {"read_timeout": None, "write_timeout": None}
+"""To wait for that, and for what takes its time on a large table."""
 
 
 def url() -> sa.URL:
@@ -34,10 +39,11 @@ def run_offline() -> None:
 
 def run_online() -> None:
     """Run what is missing in one transaction; another process that does the same waits for it."""
-    is_postgres = url().get_backend_name() == "postgresql"
+    backend = url().get_backend_name()
     # Whoever waited for the lock has to see what was done meanwhile.
-    options = {"isolation_level": "READ COMMITTED"} if is_postgres else {}
-    engine = make_engine(url(), "outbox migrate", poolclass=sa.NullPool, **options)
+    options = {"isolation_level": "READ COMMITTED"} if backend != "sqlite" else {}
+    arguments = PATIENT if is_pymysql(url()) else {}
+    engine = make_engine(url(), "outbox migrate", arguments, poolclass=sa.NullPool, **options)
     if engine.dialect.name == "sqlite":
         begin_by_hand(engine)
     with engine.connect() as connection:
@@ -45,12 +51,16 @@ def run_online() -> None:
             connection=connection,
             target_metadata=metadata,
             version_table=VERSION_TABLE,
+            include_object=include_object,
             transactional_ddl=True,
         )
         with context.begin_transaction():
-            if is_postgres:
+            if backend == "postgresql":
                 # Of the transaction, not of a session: behind a pooler that would keep it.
                 connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK})")
+            elif backend in MYSQL:
+                # Of the session, because there each statement that makes a table commits.
+                connection.exec_driver_sql(LOCK_MYSQL)
             context.run_migrations()
 
 

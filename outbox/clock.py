@@ -10,42 +10,48 @@ from sqlalchemy.dialects import mysql
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.expression import ColumnElement
 
+from outbox.dialect import MYSQL, is_mysql
+
 if TYPE_CHECKING:
     from sqlalchemy.engine import Dialect
     from sqlalchemy.sql.compiler import SQLCompiler
 
 
 class Timestamp(sa.types.TypeDecorator[datetime]):
-    """A moment: `timestamptz`, or in UTC: `datetime` on MariaDB, ISO 8601 that sorts on SQLite."""
+    """A moment: `timestamptz`; UTC where the database has no type for one.
+
+    That is `datetime(6)` on MariaDB and MySQL, whose own `timestamp` depends on the session and
+    ends in 2038; and on SQLite ISO 8601 text that sorts by time.
+    """
 
     impl = sa.DateTime(timezone=True)
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Dialect) -> sa.types.TypeEngine[Any]:
-        """Choose what the database has for a moment."""
+        """Choose what the database has."""
         kind: sa.types.TypeEngine[Any] = sa.DateTime(timezone=True)
         if dialect.name == "sqlite":
             kind = sa.Text()
-        elif dialect.name == "mariadb":
+        elif is_mysql(dialect):
             kind = mysql.DATETIME(fsp=6)
         return dialect.type_descriptor(kind)
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
         """Write UTC."""
-        if value is None or dialect.name == "postgresql":
-            return value
-        if dialect.name == "mariadb":
+        if value is None:
+            return None
+        if dialect.name == "sqlite":
+            return sqlite_text(value)
+        if is_mysql(dialect):
             return value.astimezone(UTC).replace(tzinfo=None)
-        return sqlite_text(value)
+        return value
 
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
-        """Read a timezone-aware datetime; what databases without time zones hold is UTC."""
-        moment: datetime | None = value
-        if value is None or dialect.name == "postgresql":
-            return moment
-        if dialect.name == "sqlite":
-            moment = datetime.fromisoformat(value)
-        return moment.replace(tzinfo=UTC) if moment and moment.tzinfo is None else moment
+        """Read a timezone-aware datetime; what the database's own functions write is UTC."""
+        if value is None:
+            return None
+        moment: datetime = datetime.fromisoformat(value) if dialect.name == "sqlite" else value
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
 
 
 def sqlite_text(moment: datetime) -> str:
@@ -85,11 +91,6 @@ def _now_sqlite(_element: now, _compiler: SQLCompiler, **_: object) -> str:
     return "(strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))"
 
 
-@compiles(now, "mariadb")
-def _now_mariadb(_element: now, _compiler: SQLCompiler, **_: object) -> str:
-    return "(utc_timestamp(6))"
-
-
 @compiles(now_plus)
 def _now_plus(element: now_plus, compiler: SQLCompiler, **options: Any) -> str:
     seconds = compiler.process(element.seconds, **options)
@@ -102,7 +103,13 @@ def _now_plus_sqlite(element: now_plus, compiler: SQLCompiler, **options: Any) -
     return f"strftime('%Y-%m-%dT%H:%M:%fZ', 'now', printf('%+f seconds', {seconds}))"
 
 
-@compiles(now_plus, "mariadb")
-def _now_plus_mariadb(element: now_plus, compiler: SQLCompiler, **options: Any) -> str:
+@compiles(now, *MYSQL)
+def _now_mysql(_element: now, _compiler: SQLCompiler, **_: object) -> str:
+    return "(UTC_TIMESTAMP(6))"
+
+
+@compiles(now_plus, *MYSQL)
+def _now_plus_mysql(element: now_plus, compiler: SQLCompiler, **options: Any) -> str:
     seconds = compiler.process(element.seconds, **options)
-    return f"(utc_timestamp(6) + INTERVAL {seconds} SECOND)"
+    # In whole microseconds, because an interval in seconds loses what is below one.
+    return f"TIMESTAMPADD(MICROSECOND, ROUND({seconds} * 1000000), UTC_TIMESTAMP(6))"

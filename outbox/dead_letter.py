@@ -18,14 +18,16 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from outbox import clock
+from outbox.dialect import insert_unless_there
 from outbox.letter import Failure, Letter, Stage, Status, from_row, to_row
 from outbox.table import outbox_dead_letter as letters
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
+
+    from outbox.dialect import Columns
 
 __all__ = [
     "UNRESOLVED",
@@ -92,24 +94,21 @@ def record(
         return
     rows = [to_row(stage, owner, failure) for failure in failures]
     _reopen(connection, stage, owner, rows)
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    statement = insert(letters)
-    new = statement.excluded
-    connection.execute(
-        statement.on_conflict_do_update(
-            index_elements=["stage", "owner", "source", "event_id"],
-            set_={
-                "status": new.status,
-                "reason": new.reason,
-                "attempt_count": letters.c.attempt_count + new.attempt_count,
-                "last_failed_at": clock.now(),
-                "resolved_at": sa.null(),
-                "note": sa.null(),
-                "place": new.place,
-            },
-        ),
-        rows,
-    )
+    keys = ["stage", "owner", "source", "event_id"]
+    connection.execute(insert_unless_there(letters, connection.dialect, keys, _again), rows)
+
+
+def _again(new: Columns) -> dict[str, Any]:
+    """Say what becomes of a letter when its event fails anew."""
+    return {
+        "status": new.status,
+        "reason": new.reason,
+        "attempt_count": letters.c.attempt_count + new.attempt_count,
+        "last_failed_at": clock.now(),
+        "resolved_at": sa.null(),
+        "note": sa.null(),
+        "place": new.place,
+    }
 
 
 def _reopen(connection: sa.Connection, stage: str, owner: str, rows: list[dict[str, Any]]) -> None:
@@ -117,17 +116,21 @@ def _reopen(connection: sa.Connection, stage: str, owner: str, rows: list[dict[s
     by_event = {(row["source"], row["event_id"]): row for row in rows}
     names = list(by_event)
     for start in range(0, len(names), CHUNK):
-        removed = connection.execute(
-            sa.delete(letters)
+        query = (
+            sa.select(letters.c.id, letters.c.source, letters.c.event_id, letters.c.attempt_count)
             .where(letters.c.stage == stage, letters.c.owner == owner)
             .where(letters.c.resolved_at.is_not(None))
             .where(
                 sa.tuple_(letters.c.source, letters.c.event_id).in_(names[start : start + CHUNK])
             )
-            .returning(letters.c.source, letters.c.event_id, letters.c.attempt_count)
+            .with_for_update()
         )
-        for source, event_id, attempt_count in removed:
+        found = connection.execute(query).all()
+        for _, source, event_id, attempt_count in found:
             by_event[source, event_id]["attempt_count"] += attempt_count
+        if found:
+            ids = [row.id for row in found]
+            connection.execute(sa.delete(letters).where(letters.c.id.in_(ids)))
 
 
 def any_unresolved(connection: sa.Connection, stage: Stage, owner: str) -> bool:

@@ -12,7 +12,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
+from outbox.dialect import MYSQL
+
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from sqlalchemy.ext.asyncio import AsyncEngine
 
 _ARGUMENTS: Final[dict[str, Any]] = {
@@ -24,15 +28,26 @@ _ARGUMENTS: Final[dict[str, Any]] = {
     # A connection pooler may give each transaction another session, where nothing is prepared.
     "prepare_threshold": None,
 }
-_SQLITE_ARGUMENTS: Final[dict[str, Any]] = {
+_ARGUMENTS_SQLITE: Final[dict[str, Any]] = {
     # Who writes takes turns with the application; the driver's own five seconds are soon over.
     "timeout": 30.0,
 }
+_ARGUMENTS_PYMYSQL: Final[dict[str, Any]] = {
+    "connect_timeout": 10,
+    # It has no other way to notice that a server vanished, and no statement of ours takes so long.
+    "read_timeout": 60,
+    "write_timeout": 60,
+}
 
 
-def make_engine(url: sa.URL, name: str, **options: Any) -> sa.Engine:
-    """Make an engine; `name` is what the server shows of its connections."""
-    engine = sa.create_engine(url, connect_args=_arguments(url, name), **options)
+def make_engine(
+    url: sa.URL, name: str, arguments: Mapping[str, Any] | None = None, **options: Any
+) -> sa.Engine:
+    """Make an engine; `name` is what the server shows of its connections.
+
+    `arguments` are for the driver, beside those that stand here.
+    """
+    engine = sa.create_engine(url, connect_args=_arguments(url, name, arguments or {}), **options)
     _tame(engine)
     return engine
 
@@ -41,7 +56,7 @@ def make_async_engine(url: sa.URL, name: str) -> AsyncEngine:
     """Make an engine for asyncio, as above."""
     from sqlalchemy.ext.asyncio import create_async_engine  # noqa: PLC0415  # needs greenlet
 
-    engine = create_async_engine(url, connect_args=_arguments(url, name))
+    engine = create_async_engine(url, connect_args=_arguments(url, name, {}))
     _tame(engine.sync_engine)
     return engine
 
@@ -54,14 +69,20 @@ def is_psycopg(url: sa.URL) -> bool:
     }
 
 
-def _arguments(url: sa.URL, name: str) -> dict[str, Any]:
+def is_pymysql(url: sa.URL) -> bool:
+    """Tell whether a URL leads to MariaDB or MySQL by PyMySQL."""
+    return url.get_backend_name() in MYSQL and url.get_driver_name() == "pymysql"
+
+
+def _arguments(url: sa.URL, name: str, own: Mapping[str, Any]) -> dict[str, Any]:
+    arguments: dict[str, Any] = {}
     if is_psycopg(url):
         arguments = {"application_name": name, **_ARGUMENTS}
+    elif is_pymysql(url):
+        arguments = {"program_name": name, **_ARGUMENTS_PYMYSQL}
     elif url.get_backend_name() == "sqlite":
-        arguments = _SQLITE_ARGUMENTS
-    else:
-        arguments = {}
-    return {key: value for key, value in arguments.items() if key not in url.query}
+        arguments = _ARGUMENTS_SQLITE
+    return {key: value for key, value in {**arguments, **own}.items() if key not in url.query}
 
 
 def _tame(engine: sa.Engine) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from alembic import command
 from alembic.config import Config
@@ -21,7 +21,7 @@ VERSION_TABLE: Final = "outbox_alembic_version"
 def upgrade(url: str | sa.URL, revision: str = "head") -> None:
     """Bring the tables of a database to a revision, by default the newest.
 
-    It happens in transactions, so a failure leaves no half of a revision behind. Running it again
+    A failure leaves no half of a revision behind. Running it again
     changes nothing, and processes that run it at the same time wait for each other. Raises
     `ConfigurationError` where the tables are there, but were made by somebody else.
     """
@@ -31,6 +31,16 @@ def upgrade(url: str | sa.URL, revision: str = "head") -> None:
 def print_sql(url: str | sa.URL, revision: str = "head") -> None:
     """Print the SQL that makes the tables, for someone else to run; it does not connect."""
     command.upgrade(config(url), revision, sql=True)
+
+
+def include_object(object_: Any, name: str | None, type_: str, *_: object) -> bool:
+    """Keep `alembic revision --autogenerate` from an index that MariaDB and MySQL do without.
+
+    An application that has the outbox on one of them and its own Alembic hands this to
+    `context.configure(include_object=…)`, or asks it in a function of its own.
+    """
+    del object_
+    return (type_, name) != ("index", "outbox_event_transaction")
 
 
 def current(engine: sa.Engine) -> str | None:

@@ -11,7 +11,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from outbox import engine as engines
-from outbox.engine import is_psycopg
+from outbox.dialect import CONFLICT_NUMBERS, MISSING_NUMBERS, REFUSED_NUMBERS, mysql_number
+from outbox.engine import is_psycopg, is_pymysql
 from outbox.errors import ConfigurationError, DatabaseUnavailableError
 from outbox.settings import shown
 
@@ -30,6 +31,22 @@ _ENDS_WHEN_IDLE: Final = (
     f"SET LOCAL idle_in_transaction_session_timeout = {round(IDLE_SECONDS * 1000)}"
 )
 
+SILENT_SECONDS: Final = 30.0
+"""Far longer than any statement of the relay takes before its first row: a server that is silent
+for so long is given up."""
+LOCK_SECONDS: Final = 10
+"""MariaDB waits 50 s for a row and a day for a table by default."""
+_ARGUMENTS_PYMYSQL: Final[dict[str, Any]] = {
+    "read_timeout": SILENT_SECONDS,
+    "write_timeout": SILENT_SECONDS,
+    # MySQL, which has no such limit, takes the end of it for a comment.
+    "init_command": (
+        f"SET time_zone = '+00:00', innodb_lock_wait_timeout = {LOCK_SECONDS},"
+        f" lock_wait_timeout = {LOCK_SECONDS}"
+        f" /*M!100300 , idle_transaction_timeout = {round(IDLE_SECONDS)} */"
+    ),
+}
+
 _LIMITS: Final = {
     "57014": "statement_timeout",
     "57P05": "idle_session_timeout",
@@ -41,10 +58,13 @@ _LIMITS: Final = {
 def make_engine(url: sa.URL) -> sa.Engine:
     """Make the relay's engine: as many connections as its routes need, none left hanging."""
     options: dict[str, Any] = {"poolclass": sa.QueuePool, "pool_size": 5, "max_overflow": -1}
-    if not is_psycopg(url):
+    if not (is_psycopg(url) or is_pymysql(url)):
         return engines.make_engine(url, NAME, **options)
     # Its writes rest on their conditions; a stricter default would only fail some of them.
-    engine = engines.make_engine(url, NAME, isolation_level="READ COMMITTED", **options)
+    options["isolation_level"] = "READ COMMITTED"
+    if is_pymysql(url):
+        return engines.make_engine(url, NAME, _ARGUMENTS_PYMYSQL, **options)
+    engine = engines.make_engine(url, NAME, **options)
     sa.event.listen(engine, "do_connect", _connect)
     return engine
 
@@ -59,8 +79,8 @@ def _connect(_dialect: object, _record: object, arguments: Any, options: Any) ->
 def transaction(engine: sa.Engine) -> Iterator[sa.Connection]:
     """Run a block in a transaction of its own.
 
-    PostgreSQL ends one in which it hears nothing for `IDLE_SECONDS`. Raises what `errors` does;
-    after `DatabaseUnavailableError` the block may have been committed or not.
+    PostgreSQL and MariaDB end one in which they hear nothing for `IDLE_SECONDS`. Raises what
+    `errors` does; after `DatabaseUnavailableError` the block may have been committed or not.
     """
     with errors(engine), engine.begin() as connection:
         if connection.dialect.name == "postgresql":
@@ -84,16 +104,35 @@ def errors(engine: sa.Engine) -> Iterator[None]:
 
 
 def _translated(engine: sa.Engine, exc: DBAPIError) -> Exception:
+    name, number = shown(engine.url), mysql_number(exc)
+    if number is not None:
+        return _translated_mysql(name, number, exc)
     state: str | None = getattr(exc.orig, "sqlstate", None)
     code: int | None = getattr(exc.orig, "sqlite_errorcode", None)
     if state in {"42P01", "42703"} or code == sqlite3.SQLITE_ERROR:
-        return ConfigurationError(
-            f"the outbox tables of {_name(engine)} are missing or old ({exc.orig}): run"
-            " `outbox migrate`"
-        )
+        return _tables_missing(name, exc.orig)
     if (state is not None and state.startswith(_WRONG)) or code == sqlite3.SQLITE_NOTADB:
-        return ConfigurationError(f"{_name(engine)} refuses the relay: {exc.orig}")
-    return unavailable(_name(engine), state, exc.orig)
+        return ConfigurationError(f"{name} refuses the relay: {exc.orig}")
+    return unavailable(name, state, exc.orig)
+
+
+def _translated_mysql(name: str, number: int, exc: DBAPIError) -> Exception:
+    # The text stands behind the number.
+    reason = exc.orig.args[-1] if exc.orig is not None else number
+    if number in MISSING_NUMBERS:
+        return _tables_missing(name, reason)
+    if number in REFUSED_NUMBERS:
+        return ConfigurationError(
+            f"{name} refuses the relay: {reason}; correct the user, the password or the database in"
+            " database_url, or GRANT the user what is missing"
+        )
+    return unavailable(name, "55P03" if number in CONFLICT_NUMBERS else None, reason)
+
+
+def _tables_missing(name: str, reason: object) -> ConfigurationError:
+    return ConfigurationError(
+        f"the outbox tables of {name} are missing or old ({reason}): run `outbox migrate`"
+    )
 
 
 def unavailable(name: str, state: str | None, reason: object) -> DatabaseUnavailableError:

@@ -87,7 +87,7 @@ def _read(position: Mapping[str, Any], dialect: str, system: str | None) -> tupl
             return read.floor, read.snapshot
         case "sqlite":
             return read_serial(position).floor, None
-        case "mariadb":
+        case "mariadb" | "mysql":
             return read_portable(position).settled_floor, None
         case other:
             raise ConfigurationError(f"it cannot be told what was delivered from {other}")

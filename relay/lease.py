@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from outbox.clock import now, now_plus
+from outbox.dialect import insert_unless_there
 from outbox.errors import LeaseLostError
 from outbox.table import outbox_checkpoint as checkpoint
 from outbox.table import outbox_incarnation as incarnation
@@ -91,23 +91,17 @@ def acquire(connection: sa.Connection, route: str, holder: str, seconds: float) 
         sa.update(checkpoint)
         .where(checkpoint.c.route == route, free)
         .values(holder=holder, token=checkpoint.c.token + 1, expires_at=now_plus(seconds))
-        .returning(
-            checkpoint.c.identity,
-            checkpoint.c.token,
-            checkpoint.c.version,
-            checkpoint.c.position,
-            checkpoint.c.error,
-        )
-    ).one_or_none()
-    if taken is None:
-        return Held(connection.scalar(query.with_only_columns(checkpoint.c.holder)) or "")
-    identity, token, version, position, error = taken
-    return Grant(route, identity, token, version, position, error)
+    )
+    # The row is locked now, so what is read is what was written.
+    row = connection.execute(sa.select(checkpoint).where(checkpoint.c.route == route)).one()
+    if taken.rowcount != 1:
+        return Held(row.holder or "")
+    return Grant(route, row.identity, row.token, row.version, row.position, row.error)
 
 
 def _create(connection: sa.Connection, route: str) -> None:
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    connection.execute(insert(checkpoint).values(route=route).on_conflict_do_nothing())
+    insert = insert_unless_there(checkpoint, connection.dialect, ["route"])
+    connection.execute(insert.values(route=route))
 
 
 def renew(connection: sa.Connection, route: str, token: int, version: int, seconds: float) -> None:

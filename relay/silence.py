@@ -7,17 +7,16 @@ goes on to acknowledge what it receives.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
+
+from relay.database import SILENT_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
 Result = TypeVar("Result")
-
-SILENT_SECONDS: Final = 30.0
-"""Far longer than any statement of the relay takes before its first row."""
 
 
 class ListeningConnection(psycopg.Connection[Any]):

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 import sqlalchemy as sa
 
+from outbox.migration import upgrade
+from relay.database import make_engine
 from tests.absence import mark, skipped_unless_ci
 from tests.pool import assert_all_given_back
 from tools.servers import MariaDbServer, ServerAbsentError, mariadb
@@ -54,24 +56,23 @@ def mariadb_server() -> Iterator[sa.URL]:
 @pytest.fixture(scope="session")
 def mariadb_template(mariadb_server: sa.URL) -> Iterator[Sequence[str]]:
     """The statements that make a migrated database; MariaDB cannot clone one."""
-    with _database(mariadb_server, "outbox_template") as url:
-        import outbox
-
+    with mariadb_database(mariadb_server, "outbox_template") as url:
+        upgrade(url)
         engine = sa.create_engine(url, poolclass=sa.NullPool)
-        outbox.metadata.create_all(engine)
         with engine.connect() as connection:
             tables = connection.exec_driver_sql("SHOW TABLES").scalars().all()
             made = [
                 connection.exec_driver_sql(f"SHOW CREATE TABLE {table}").one()[1]
                 for table in tables
             ]
-        yield made
+            version = connection.exec_driver_sql("SELECT * FROM outbox_alembic_version").scalar()
+        yield [*made, f"INSERT INTO outbox_alembic_version VALUES ('{version}')"]
 
 
 @pytest.fixture
 def mariadb_url(mariadb_server: sa.URL, mariadb_template: Sequence[str]) -> Iterator[str]:
     """The URL of a migrated database of the test's own."""
-    with _database(mariadb_server, "outbox_test") as url:
+    with mariadb_database(mariadb_server, "outbox_test") as url:
         administer(url, *mariadb_template)
         yield url.render_as_string(hide_password=False)
 
@@ -79,7 +80,7 @@ def mariadb_url(mariadb_server: sa.URL, mariadb_template: Sequence[str]) -> Iter
 @pytest.fixture
 def mariadb_empty_url(mariadb_server: sa.URL) -> Iterator[str]:
     """The URL of a database of the test's own that has no tables."""
-    with _database(mariadb_server, "outbox_empty") as url:
+    with mariadb_database(mariadb_server, "outbox_empty") as url:
         yield url.render_as_string(hide_password=False)
 
 
@@ -87,6 +88,14 @@ def mariadb_empty_url(mariadb_server: sa.URL) -> Iterator[str]:
 def mariadb_engine(mariadb_url: str) -> Iterator[sa.Engine]:
     """An engine on a migrated database; the test must give back every connection."""
     engine = sa.create_engine(mariadb_url)
+    yield engine
+    assert_all_given_back(engine)
+
+
+@pytest.fixture
+def mariadb_relay_engine(mariadb_url: str) -> Iterator[sa.Engine]:
+    """The engine that a relay makes of such a database; the test must give everything back."""
+    engine = make_engine(sa.make_url(mariadb_url))
     yield engine
     assert_all_given_back(engine)
 
@@ -101,7 +110,8 @@ def own_mariadb() -> Iterator[MariaDbServer]:
 
 
 @contextmanager
-def _database(server: sa.URL, prefix: str) -> Iterator[sa.URL]:
+def mariadb_database(server: sa.URL, prefix: str) -> Iterator[sa.URL]:
+    """Make a database without tables that is gone when the block ends."""
     name = f"{prefix}_{uuid.uuid4().hex}"
     administer(server, f"CREATE DATABASE {name}")
     try:

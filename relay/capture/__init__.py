@@ -122,7 +122,7 @@ def open_capture(engine: sa.Engine, source: str = "") -> Capture:
             from relay.capture.serial import SerialCapture  # noqa: PLC0415  # as above, needs none
 
             return SerialCapture(engine, source)
-        case "mariadb":
+        case "mariadb" | "mysql":
             from relay.capture.portable import PortableCapture  # noqa: PLC0415  # the same
 
             return PortableCapture(engine, source)

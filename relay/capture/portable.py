@@ -52,8 +52,7 @@ CHUNK: Final = 500
 
 _SEQ: Final = outbox_event.c.seq
 _NAMES: Final = (
-    "server_uid",  # MariaDB
-    "server_uuid",  # MySQL
+    "server_uid",
     "server_id",
     "auto_increment_increment",
     "innodb_lock_wait_timeout",
@@ -246,6 +245,11 @@ class PortableCapture:
 
     def _check(self, connection: sa.Connection) -> None:
         """Raise `ConfigurationError` unless numbers on this server mean what the capture needs."""
+        if not getattr(connection.dialect, "is_mariadb", False):
+            raise ConfigurationError(
+                f"{shown(self._engine.url)} is MySQL, which tells its next number late, so that a"
+                " counter that was set back would go unnoticed: the relay reads MariaDB only"
+            )
         variables = {row[0]: row[1] for row in connection.execute(_VARIABLES)}
         if variables.get("wsrep_on") == "ON" or variables["auto_increment_increment"] != "1":
             raise ConfigurationError(
@@ -253,8 +257,7 @@ class PortableCapture:
                 " a node of a Galera cluster, or auto_increment_increment is not 1), so they could"
                 " be lost: write events, and relay them, on a server that does"
             )
-        own = (variables.get(name) for name in _NAMES[:3])
-        self._system = next(value for value in own if value)
+        self._system = variables.get("server_uid") or variables["server_id"]
         self._gap_seconds = _gap_seconds(int(variables["innodb_lock_wait_timeout"]))
 
     def _begin(self, connection: sa.Connection) -> _State:

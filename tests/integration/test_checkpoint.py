@@ -37,7 +37,7 @@ FAILURE = Failure(
 )
 
 
-@pytest.fixture(params=["postgres", "sqlite"])
+@pytest.fixture(params=["postgres", "sqlite", "mariadb_relay"])
 def engine(request: pytest.FixtureRequest) -> sa.Engine:
     found: sa.Engine = request.getfixturevalue(f"{request.param}_engine")
     return found

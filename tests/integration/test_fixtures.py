@@ -28,14 +28,21 @@ def test_the_sqlite_database_has_the_tables(sqlite_engine: sa.Engine) -> None:
     assert set(sa.inspect(sqlite_engine).get_table_names()) >= common
 
 
+def test_the_mariadb_database_has_the_tables(mariadb_engine: sa.Engine) -> None:
+    assert set(sa.inspect(mariadb_engine).get_table_names()) >= TABLES
+
+
 @pytest.mark.parametrize("turn", ["first", "second"])
 def test_what_a_test_writes_is_gone_for_the_next(postgres_engine: sa.Engine, turn: str) -> None:
     with postgres_engine.begin() as connection:
         connection.execute(sa.text("CREATE TABLE left_behind (id integer)"))
 
 
-def test_an_empty_database_has_no_tables(postgres_empty_url: str) -> None:
-    engine = sa.create_engine(postgres_empty_url, poolclass=sa.NullPool)
+@pytest.mark.parametrize("database", ["postgres", "mariadb"])
+def test_an_empty_database_has_no_tables(request: pytest.FixtureRequest, database: str) -> None:
+    engine = sa.create_engine(
+        request.getfixturevalue(f"{database}_empty_url"), poolclass=sa.NullPool
+    )
     assert sa.inspect(engine).get_table_names() == []
 
 
@@ -57,10 +64,10 @@ def test_a_topic_has_the_asked_partitions_and_settings(
 
 @pytest.mark.usefixtures("kafka_topic")
 def test_server_fixtures_set_their_marker(
-    request: pytest.FixtureRequest, postgres_url: str
+    request: pytest.FixtureRequest, postgres_url: str, mariadb_url: str
 ) -> None:
     marks = {marker.name for marker in request.node.iter_markers()}
-    assert marks >= {"postgres", "kafka"}
+    assert marks >= {"postgres", "mariadb", "kafka"}
 
 
 def test_an_absent_server_skips_here(monkeypatch: pytest.MonkeyPatch) -> None:

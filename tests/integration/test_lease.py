@@ -1,4 +1,4 @@
-"""The lease on both databases: one holder at a time, and a lost one changes nothing."""
+"""The lease on each database: one holder at a time, and a lost one changes nothing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SECONDS = 60.0
 POSITION = {"kind": "serial", "floor": 7}
 
 
-@pytest.fixture(params=["postgres", "sqlite"])
+@pytest.fixture(params=["postgres", "sqlite", "mariadb_relay"])
 def engine(request: pytest.FixtureRequest) -> sa.Engine:
     found: sa.Engine = request.getfixturevalue(f"{request.param}_engine")
     return found
@@ -149,18 +149,22 @@ def test_a_holder_whose_position_was_moved_changes_nothing(
     assert row(engine) == before
 
 
-def test_a_position_of_an_earlier_incarnation_is_not_stored(postgres_engine: sa.Engine) -> None:
-    grant = granted(postgres_engine)
-    with postgres_engine.begin() as connection:
+@pytest.mark.parametrize("database", ["postgres", "mariadb_relay"])
+def test_a_position_of_an_earlier_incarnation_is_not_stored(
+    request: pytest.FixtureRequest, database: str
+) -> None:
+    engine: sa.Engine = request.getfixturevalue(f"{database}_engine")
+    grant = granted(engine)
+    with engine.begin() as connection:
         connection.execute(sa.insert(outbox_incarnation))
         now = connection.scalar(sa.select(outbox_incarnation.c.id))
     old = {"floor": 9, "server": {"incarnation": "00000000-0000-0000-0000-000000000000"}}
     new = {"floor": 9, "server": {"incarnation": now}}
-    with pytest.raises(LeaseLostError), postgres_engine.begin() as connection:
+    with pytest.raises(LeaseLostError), engine.begin() as connection:
         lease.advance(connection, "kafka", grant.token, 0, old, SECONDS)
-    with postgres_engine.begin() as connection:
+    with engine.begin() as connection:
         lease.advance(connection, "kafka", grant.token, 0, new, SECONDS)
-    assert row(postgres_engine).position == new
+    assert row(engine).position == new
 
 
 def test_an_error_is_shown_by_the_holder_alone(engine: sa.Engine) -> None:

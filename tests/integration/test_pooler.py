@@ -216,7 +216,7 @@ def test_a_server_without_a_pooler_is_not_taken_for_one(postgres_url: str) -> No
 def found(url: str) -> Pooling:
     """Look with an engine that never has two connections."""
     options = {"pool_size": 1, "max_overflow": 0, "pool_timeout": 1}
-    engine = make_engine(sa.make_url(url), "tests", **options)
+    engine = make_engine(sa.make_url(url), "tests", None, **options)
     try:
         return find_pooling(engine)
     finally:

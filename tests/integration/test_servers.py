@@ -8,14 +8,15 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psycopg
+import pymysql
 import pytest
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from tools.servers import KafkaServer, PostgresServer, ServerError
+from tools.servers import KafkaServer, MariaDbServer, PostgresServer, ServerError, mariadb
 from tools.servers.process import ServerProcess, free_port
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ SLEEP = [sys.executable, "-c", "import signal; print('up', flush=True); signal.p
 ROOT = Path(__file__).parents[2]
 
 
-def endings(server: PostgresServer | KafkaServer) -> dict[str, Callable[[], None]]:
+def endings(server: PostgresServer | KafkaServer | MariaDbServer) -> dict[str, Callable[[], None]]:
     return {"stop": server.stop, "kill": server.kill}
 
 
@@ -80,6 +81,43 @@ def test_a_wrong_setting_is_reported_with_the_log(own_postgres: PostgresServer) 
     (own_postgres.data / "postgresql.auto.conf").write_text("no_such_setting = 1\n")
     with pytest.raises(ServerError, match="no_such_setting"):
         own_postgres.start()
+
+
+def mariadb_connection(server: MariaDbServer) -> pymysql.Connection[Any]:
+    return pymysql.connect(host="127.0.0.1", port=server.port, user="root", read_timeout=2)
+
+
+@pytest.mark.parametrize("ending", ["stop", "kill"])
+def test_mariadb_keeps_data_and_port_over_a_restart(
+    own_mariadb: MariaDbServer, ending: str
+) -> None:
+    with mariadb_connection(own_mariadb) as connection, connection.cursor() as cursor:
+        cursor.execute("CREATE DATABASE shop")
+        cursor.execute("CREATE TABLE shop.kept ENGINE=InnoDB AS SELECT 1 AS id")
+        connection.commit()
+    address = own_mariadb.address
+    endings(own_mariadb)[ending]()
+    with pytest.raises(pymysql.OperationalError):
+        mariadb_connection(own_mariadb)
+    own_mariadb.start()
+    with mariadb_connection(own_mariadb) as connection, connection.cursor() as cursor:
+        assert (own_mariadb.address, cursor.execute("SELECT id FROM shop.kept")) == (address, 1)
+
+
+def test_a_frozen_mariadb_answers_after_its_thaw(own_mariadb: MariaDbServer) -> None:
+    own_mariadb.pause()
+    with pytest.raises(pymysql.OperationalError):
+        mariadb_connection(own_mariadb)
+    own_mariadb.resume()
+    mariadb_connection(own_mariadb).close()
+
+
+def test_a_wrong_setting_of_mariadb_is_reported_with_the_log() -> None:
+    with (
+        pytest.raises(ServerError, match="no-such-setting"),
+        mariadb(settings={"no-such-setting": "1"}),
+    ):
+        pass
 
 
 def produce(server: KafkaServer, value: bytes) -> None:
@@ -158,10 +196,12 @@ def test_a_free_port_is_free() -> None:
 def test_the_command_gets_the_addresses_and_passes_its_exit_code_on() -> None:
     given = {
         "OUTBOX_TEST_POSTGRES": "postgresql+psycopg://given/shop",
+        "OUTBOX_TEST_MARIADB": "mariadb+pymysql://given/shop",
         "OUTBOX_TEST_KAFKA": "given:9092",
     }
     script = "import os, sys; sys.exit(os.environ['OUTBOX_TEST_KAFKA'] == 'given:9092' and 7)"
-    command = [sys.executable, "-m", "tools.servers", "--postgres", "--kafka", "--"]
+    servers = ["--postgres", "--mariadb", "--kafka"]
+    command = [sys.executable, "-m", "tools.servers", *servers, "--"]
     ended = subprocess.run(
         [*command, sys.executable, "-c", script], check=False, cwd=ROOT, env=os.environ | given
     )

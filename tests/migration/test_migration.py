@@ -23,13 +23,14 @@ import outbox
 from outbox import migration
 from outbox.errors import ConfigurationError
 from tests.emitting import emit, names
+from tests.fix_mariadb import administer, mariadb_database
 from tools.servers.postgres import find_binaries
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-@pytest.fixture(params=["postgres_empty_url", "sqlite_empty_url"])
+@pytest.fixture(params=["postgres_empty_url", "sqlite_empty_url", "mariadb_empty_url"])
 def empty_url(request: pytest.FixtureRequest) -> str:
     url: str = request.getfixturevalue(request.param)
     return url
@@ -85,12 +86,34 @@ def test_sqlite_is_upgraded_to_what_the_tables_declare(
     assert schema(sqlite_url) == schema(sqlite_empty_url)
 
 
+@pytest.mark.parametrize("name", ["mariadb", "mysql"])
+def test_mariadb_is_upgraded_to_what_the_tables_declare(
+    mariadb_server: sa.URL, mariadb_empty_url: str, name: str
+) -> None:
+    def schema(url: sa.URL) -> list[str]:
+        with sa.create_engine(url, poolclass=sa.NullPool).connect() as connection:
+            return [
+                connection.exec_driver_sql(f"SHOW CREATE TABLE {table}").one()[1]
+                for table in outbox.metadata.tables
+            ]
+
+    url = sa.make_url(mariadb_empty_url).set(drivername=f"{name}+pymysql")
+    migration.upgrade(url)
+    with mariadb_database(mariadb_server, "outbox_declared") as other:
+        declared = other.set(drivername=f"{name}+pymysql")
+        outbox.metadata.create_all(sa.create_engine(declared, poolclass=sa.NullPool))
+        assert schema(url) == schema(declared)
+    assert "outbox_event_transaction" not in schema(url)[0]
+
+
 # SQLAlchemy stumbles over its own reflection of a NOT VALID constraint.
 @pytest.mark.filterwarnings("ignore:Can't validate argument 'dialect_options'")
 def test_an_upgraded_database_has_nothing_left_to_generate(empty_url: str) -> None:
     migration.upgrade(empty_url)
     with sa.create_engine(empty_url, poolclass=sa.NullPool).connect() as connection:
-        options = {"version_table": migration.VERSION_TABLE}
+        options: dict[str, object] = {"version_table": migration.VERSION_TABLE}
+        if connection.dialect.name == "mariadb":
+            options["include_object"] = migration.include_object
         context = MigrationContext.configure(connection, opts=options)
         assert compare_metadata(context, outbox.metadata) == []
 
@@ -124,6 +147,22 @@ def test_processes_that_upgrade_postgres_at_the_same_time_wait_for_each_other(
         await_true(lambda: connection.scalar(waiting) == len(running))
         assert tables(postgres_empty_url) == set()
     assert_upgraded_once(postgres_empty_url, running)
+
+
+def test_processes_that_upgrade_mariadb_at_the_same_time_wait_for_each_other(
+    mariadb_empty_url: str,
+) -> None:
+    engine = sa.create_engine(mariadb_empty_url, poolclass=sa.NullPool)
+    waiting = sa.text(
+        "SELECT count(*) FROM information_schema.processlist"
+        " WHERE db = DATABASE() AND state = 'User lock'"
+    )
+    with engine.connect() as connection:
+        connection.exec_driver_sql("DO GET_LOCK(CONCAT('outbox migrate ', MD5(DATABASE())), 0)")
+        running = start_upgrades(mariadb_empty_url)
+        await_true(lambda: connection.scalar(waiting) == len(running))
+        assert tables(mariadb_empty_url) == set()
+    assert_upgraded_once(mariadb_empty_url, running)
 
 
 def test_processes_that_upgrade_sqlite_at_the_same_time_wait_for_each_other(
@@ -167,6 +206,7 @@ def test_tables_of_somebody_else_are_refused_by_name(empty_url: str) -> None:
         migration.upgrade(empty_url)
 
 
+@pytest.mark.parametrize("empty_url", ["postgres_empty_url", "sqlite_empty_url"], indirect=True)
 def test_a_migration_that_fails_leaves_nothing_behind(empty_url: str) -> None:
     engine = sa.create_engine(empty_url, poolclass=sa.NullPool)
     with engine.begin() as connection:
@@ -175,6 +215,26 @@ def test_a_migration_that_fails_leaves_nothing_behind(empty_url: str) -> None:
     with pytest.raises(sa.exc.DBAPIError):
         migration.upgrade(empty_url)
     assert tables(empty_url) - {"x", migration.VERSION_TABLE, "sqlite_sequence"} == set()
+
+
+def test_a_migration_of_mariadb_that_fails_leaves_nothing_behind(
+    mariadb_server: sa.URL, mariadb_empty_url: str
+) -> None:
+    url = sa.make_url(mariadb_empty_url)
+    user = f"m{url.database}"[:30]
+    administer(
+        mariadb_server,
+        f"CREATE USER {user} IDENTIFIED BY 'x'",
+        # An index of the fourth of five tables is what it may not make.
+        f"GRANT CREATE, DROP, SELECT, INSERT ON {url.database}.* TO {user}",
+    )
+    try:
+        with pytest.raises(sa.exc.DBAPIError, match="INDEX command denied"):
+            migration.upgrade(url.set(username=user, password="x"))
+    finally:
+        administer(mariadb_server, f"DROP USER {user}")
+    assert tables(mariadb_empty_url) == {migration.VERSION_TABLE}
+    migration.upgrade(url)
 
 
 def test_the_history_of_an_application_is_left_alone(empty_url: str) -> None:
@@ -189,7 +249,14 @@ def test_the_history_of_an_application_is_left_alone(empty_url: str) -> None:
         assert found.scalars().all() == ["theirs"]
 
 
-@pytest.mark.parametrize("url", ["postgresql+psycopg://nobody@localhost/x", "sqlite://"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql+psycopg://nobody@localhost/x",
+        "sqlite://",
+        "mariadb+pymysql://nobody@localhost/x",
+    ],
+)
 def test_the_sql_can_be_printed_without_a_connection(
     url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,9 +1,9 @@
 """`python -m tools.servers [--postgres] [--mariadb] [--kafka] [-- COMMAND …]`: servers around it.
 
 The command finds their addresses in OUTBOX_TEST_POSTGRES and OUTBOX_TEST_MARIADB (SQLAlchemy URLs)
-and OUTBOX_TEST_KAFKA (host:port); an address that is already in the environment is used, and no server started for it.
-The exit code is the command's. Without a command the addresses are printed, and the servers stay
-until Ctrl-C.
+and OUTBOX_TEST_KAFKA (host:port); an address that is already in the environment is used, and no
+server started for it. The exit code is the command's. Without a command the addresses are printed,
+and the servers stay until Ctrl-C.
 """
 
 from __future__ import annotations

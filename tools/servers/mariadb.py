@@ -153,8 +153,7 @@ class MariaDbServer:
         )
         if made.returncode != 0:
             raise ServerError(
-                f"mariadb-install-db ended with code {made.returncode}:\n"
-                f"{made.stdout}{made.stderr}"
+                f"mariadb-install-db ended with code {made.returncode}:\n{made.stdout}{made.stderr}"
             )
 
 
