@@ -109,7 +109,7 @@ class World:
         assert first == self.emitted
 
 
-@pytest.fixture(params=["postgres", "sqlite"])
+@pytest.fixture(params=["postgres", "sqlite", "mariadb"])
 def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
     engine: sa.Engine = request.getfixturevalue(f"{request.param}_engine")
     with ExitStack() as stack:
