@@ -223,9 +223,9 @@ def _percentiles(latencies: Sequence[float]) -> list[Mapping[str, float]]:
 def _idle(place: Place, plan: Plan, way: Way) -> Figures:
     """Watch a relay that has nothing to do."""
     with place.broker.topic("idle") as topic:
-        function, arguments = _contender(place, way, topic)
+        _, arguments = _contender(place, way, topic)
         with (
-            Child(function, arguments) as child,
+            Child("watched_relay", arguments) as child,
             _committing(place, plan, has_doorbell=True) as write,
             _arrivals(place, topic) as arrivals,
         ):
@@ -234,10 +234,11 @@ def _idle(place: Place, plan: Plan, way: Way) -> Figures:
             before, started = child.look(), time.monotonic()
             time.sleep(plan.idle_seconds)
             after, seconds = child.look(), time.monotonic() - started
-    cpu = after.cpu_seconds - before.cpu_seconds
-    statements = after.statement_count - before.statement_count
-    return {
-        "cpu_percent": cpu / seconds * 100,
-        "statements_per_second": statements / seconds,
+    figures = {
+        "cpu_percent": (after.cpu_seconds - before.cpu_seconds) / seconds * 100,
         "peak_bytes": after.peak_bytes,
     }
+    if before.statement_count is not None and after.statement_count is not None:
+        statements = after.statement_count - before.statement_count
+        figures["statements_per_second"] = statements / seconds
+    return figures
