@@ -1,4 +1,4 @@
-"""Events that wait to be relayed, made by plain SQL; and a transaction that nobody ends."""
+"""Events that wait to be relayed, made by plain SQL; and transactions that do not end in time."""
 
 from __future__ import annotations
 
@@ -11,23 +11,30 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CHUNK: Final = 50_000
-"""Rows of one transaction."""
+"""Rows of one statement."""
 FILL: Final = sa.text("""
 INSERT INTO outbox_event (source, type, partition_key, data, headers)
-SELECT '/bench', 'outbox.bench.order.placed', 'k' || i % 1000,
+SELECT '/bench', 'outbox.bench.order.placed', CAST(:key AS text) || i % 1000,
        convert_to(rpad('{"order_id":"' || i || '","pad":"', :size - 2, 'x') || '"}', 'UTF8'),
        '{"correlationid":"c-1","actor":"user:42"}'
   FROM generate_series(CAST(:first AS int), CAST(:last AS int)) AS i
 """)
 
 
-def fill(url: sa.URL, first: int, last: int, size: int) -> None:
-    """Insert events number `first` to `last`, each with `size` bytes of data."""
+def fill(url: sa.URL, count: int, size: int, key: str = "k") -> None:
+    """Insert so many events, each with `size` bytes of data and one of a thousand keys."""
     with _autocommit(url).connect() as connection:
-        for start in range(first, last + 1, CHUNK):
-            end = min(start + CHUNK - 1, last)
-            connection.execute(FILL, {"first": start, "last": end, "size": size})
+        _insert(connection, count, size, key)
         connection.exec_driver_sql("VACUUM ANALYZE outbox_event")
+
+
+@contextmanager
+def filled_late(url: sa.URL, count: int, size: int) -> Iterator[None]:
+    """Insert as many within one transaction, which commits when the block ends."""
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    with engine.begin() as connection:
+        _insert(connection, count, size, "late")
+        yield
 
 
 def empty(url: sa.URL) -> None:
@@ -44,6 +51,12 @@ def held_open(url: sa.URL) -> Iterator[None]:
         connection.exec_driver_sql("INSERT INTO outbox_event (type, data) VALUES ('held', '')")
         yield
         connection.rollback()
+
+
+def _insert(connection: sa.Connection, count: int, size: int, key: str) -> None:
+    for first in range(1, count + 1, CHUNK):
+        last = min(first + CHUNK - 1, count)
+        connection.execute(FILL, {"first": first, "last": last, "size": size, "key": key})
 
 
 def _autocommit(url: sa.URL) -> sa.Engine:
