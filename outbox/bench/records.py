@@ -56,9 +56,11 @@ def count(
     try:
         while len(at_end) < partitions or by_time.total() < expected:
             messages = consumer.consume(AT_ONCE, HOLD_SECONDS)
-            records = [message for message in messages if _is_record(message)]
-            at_end -= {record.partition() for record in records}
-            at_end |= {message.partition() for message in messages if message.error()}
+            ends = [message for message in messages if not _is_record(message)]
+            records = [each for each in messages if each.error() is None] if ends else messages
+            if at_end:
+                at_end -= {record.partition() for record in records}
+            at_end |= {end.partition() for end in ends}
             if records:
                 deadline = time.monotonic() + QUIET_SECONDS
                 by_time.update(record.timestamp()[1] for record in records)
