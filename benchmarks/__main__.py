@@ -18,10 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, get_args
 
-from rich.console import Console
-
 from benchmarks.page import FOLDER, ROOT, SUMMARY, read
-from benchmarks.show import show, show_table
+from benchmarks.show import console, show, show_table
 from benchmarks.targets import summary
 from benchmarks.targets import table as targets_table
 from outbox.transports.kafka.options import Options
@@ -73,9 +71,11 @@ MEASUREMENTS: Final[dict[str, Measurement]] = {
     "consume": Measurement(
         [*OUTBOX, "consume"], quick=["--events=60", "--batch-size=20", "--rounds=1"]
     ),
-    "commits": Measurement(["-m", "benchmarks.commits"], quick=["--rounds=1", "--seconds=0.2"]),
+    "commits": Measurement(
+        ["-m", "benchmarks.commits"], ["--rounds=3"], ["--rounds=1", "--seconds=0.2"]
+    ),
     "commits-durable": Measurement(
-        ["-m", "benchmarks.commits", "--durable"], quick=["--rounds=1", "--seconds=0.2"]
+        ["-m", "benchmarks.commits", "--durable"], ["--rounds=3"], ["--rounds=1", "--seconds=0.2"]
     ),
 }
 """By the name of the report."""
@@ -103,14 +103,14 @@ def main() -> int:
         codes.append(measure(name, [*command, "--note", options.note], folder))
     reports = read(folder)
     (folder / SUMMARY).write_text(json.dumps(summary(reports), indent=1) + "\n")
-    Console().rule("targets")
+    console().rule("targets")
     show_table(targets_table(reports))
     return max(codes)
 
 
 def measure(name: str, command: Sequence[str], folder: Path) -> int:
     """Take one measurement; its report is written when it is complete."""
-    Console().rule(name)
+    console().rule(name)
     try:
         done = subprocess.run(
             [*command, "--json"], env=environment(), stdout=subprocess.PIPE, check=False

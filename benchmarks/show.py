@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
 from rich.table import Table as Grid
@@ -14,12 +14,14 @@ if TYPE_CHECKING:
 
     from outbox.bench.tables import Table
 
+WIDTH: Final = 200
+
 
 def show(report: Mapping[str, Any]) -> None:
     """Print the tables, and where the figures come from."""
     for each in tables(report):
         show_table(each)
-    Console(highlight=False).print(machine_line(report))
+    console().print(machine_line(report))
 
 
 def show_table(table: Table) -> None:
@@ -29,4 +31,10 @@ def show_table(table: Table) -> None:
         shown.add_column(title, justify="left" if number < table.left else "right")
     for row in table.rows:
         shown.add_row(*row)
-    Console(highlight=False).print(shown)
+    console().print(shown)
+
+
+def console() -> Console:
+    """Return standard output: as wide as the terminal, or wide enough for every table."""
+    made = Console(highlight=False)
+    return made if made.is_terminal else Console(highlight=False, width=WIDTH)

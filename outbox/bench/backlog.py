@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -12,6 +14,8 @@ if TYPE_CHECKING:
 
 CHUNK: Final = 50_000
 """Rows of one statement."""
+WRITERS: Final = 2
+"""At a time, because one cannot keep a server busy, and millions of rows take long."""
 FILL: Final = sa.text("""
 INSERT INTO outbox_event (source, type, partition_key, data, headers)
 SELECT '/bench', 'outbox.bench.order.placed', CAST(:key AS text) || i % 1000,
@@ -23,8 +27,15 @@ SELECT '/bench', 'outbox.bench.order.placed', CAST(:key AS text) || i % 1000,
 
 def fill(url: sa.URL, count: int, size: int, key: str = "k") -> None:
     """Insert so many events, each with `size` bytes of data and one of a thousand keys."""
-    with _autocommit(url).connect() as connection:
-        _insert(connection, count, size, key)
+    engine = _autocommit(url)
+
+    def insert(first: int) -> None:
+        with engine.connect() as connection:
+            _insert(connection, first, count, size, key)
+
+    with ThreadPoolExecutor(WRITERS) as writers:
+        deque(writers.map(insert, range(1, count + 1, CHUNK)), maxlen=0)
+    with engine.connect() as connection:
         connection.exec_driver_sql("VACUUM ANALYZE outbox_event")
 
 
@@ -33,7 +44,8 @@ def filled_late(url: sa.URL, count: int, size: int) -> Iterator[None]:
     """Insert as many within one transaction, which commits when the block ends."""
     engine = sa.create_engine(url, poolclass=sa.NullPool)
     with engine.begin() as connection:
-        _insert(connection, count, size, "late")
+        for first in range(1, count + 1, CHUNK):
+            _insert(connection, first, count, size, "late")
         yield
 
 
@@ -53,10 +65,10 @@ def held_open(url: sa.URL) -> Iterator[None]:
         connection.rollback()
 
 
-def _insert(connection: sa.Connection, count: int, size: int, key: str) -> None:
-    for first in range(1, count + 1, CHUNK):
-        last = min(first + CHUNK - 1, count)
-        connection.execute(FILL, {"first": first, "last": last, "size": size, "key": key})
+def _insert(connection: sa.Connection, first: int, count: int, size: int, key: str) -> None:
+    """Insert the chunk of `count` events that begins with the `first` one."""
+    last = min(first + CHUNK - 1, count)
+    connection.execute(FILL, {"first": first, "last": last, "size": size, "key": key})
 
 
 def _autocommit(url: sa.URL) -> sa.Engine:
