@@ -190,6 +190,34 @@ def test_now_has_no_gap_for_what_was_rolled_back_long_ago(
     assert reader.drain() == [kept]
 
 
+def test_late_and_fresh_rows_are_of_one_view(
+    capture: PortableCapture, sessions: list[Writer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two writers of a key commit, one after the other, between the two statements of a page."""
+    first_writer, second_writer = sessions
+    reader = Reader(capture, 10)
+    first = first_writer.emit("k")
+    second_writer.emit("other")
+    second_writer.commit()
+    reader.drain()
+    fresh = second_writer.emit("other")
+    second_writer.commit()
+    own = capture._late
+    second: list[int] = []
+
+    def late(*arguments: Any) -> Any:
+        found = own(*arguments)
+        first_writer.commit()
+        second.append(second_writer.emit("k"))
+        second_writer.commit()
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(capture, "_late", late)
+        assert reader.read() == [fresh]
+    assert reader.drain() == [first, *second]
+
+
 def test_a_page_is_bounded_by_bytes_and_a_large_event_comes_alone(
     capture: PortableCapture, mariadb_engine: sa.Engine
 ) -> None:
