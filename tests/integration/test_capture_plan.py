@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from relay.capture.connection import SQL
 from relay.capture.position import LatePass
-from relay.capture.sizing import PAGE_BYTES
 from relay.capture.snapshot import LATE_LIMIT, _reading_on, _reading_pass
 from tests.capturing import connect
+from tests.explaining import FILL, explain, touched
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,11 +18,6 @@ if TYPE_CHECKING:
 
 COUNT = 300_000
 PAGE = 5_000
-FILL = (
-    "INSERT INTO outbox_event (type, data, partition_key)"
-    " SELECT 'test.happened', convert_to(repeat('x', 200), 'UTF8'), 'k' || i"
-    " FROM generate_series(1, {}) AS i"
-)
 JIT_ABOVE_COST = 100_000
 
 
@@ -40,27 +34,6 @@ def table(request: pytest.FixtureRequest, postgres_url: str) -> Iterator[psycopg
         if request.param == "analyzed":
             connection.execute("VACUUM ANALYZE outbox_event")
         yield connection
-
-
-def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    yield plan
-    for child in plan.get("Plans", ()):
-        yield from nodes(child)
-
-
-def explain(
-    connection: psycopg.Connection[Any], parameters: dict[str, object]
-) -> list[dict[str, Any]]:
-    statement = b"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + SQL["next_page"]
-    rest = {"bytes": PAGE_BYTES, "source": "/test"}
-    row = connection.execute(statement, parameters | rest).fetchone()
-    assert row is not None
-    assert "JIT" not in row[0][0]
-    return list(nodes(row[0][0]["Plan"]))
-
-
-def touched(plan: list[dict[str, Any]]) -> int:
-    return int(plan[0]["Shared Hit Blocks"]) + int(plan[0]["Shared Read Blocks"])
 
 
 def assert_frugal(plan: list[dict[str, Any]]) -> None:

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from tests.emitting import Order, Shop, emit, read
+from tests.waiting import eventually
 
 WRITERS = 8
 ROUNDS = 60
@@ -42,25 +43,21 @@ def test_the_second_holder_of_a_lock_gets_the_larger_number(shop: Shop) -> None:
         with ThreadPoolExecutor(1) as pool:
             waiting = pool.submit(change, second, "second")
             assert taken.wait(10)
-            _await_lock(shop.engine)
+            eventually(lambda: _is_waited_for(shop.engine))
             emit(first, "first")
             first.commit()
             waiting.result(10)
     assert shop.names() == ["first", "second"]
 
 
-def _await_lock(engine: sa.Engine) -> None:
+def _is_waited_for(engine: sa.Engine) -> bool:
+    """Tell whether anybody waits for a lock."""
     query = sa.text(
         "SELECT count(*) FROM pg_stat_activity"
         " WHERE datname = current_database() AND wait_event_type = 'Lock'"
     )
-    deadline = threading.Event()
-    for _ in range(1000):
-        with engine.connect() as connection:
-            if connection.scalar(query):
-                return
-        deadline.wait(0.01)
-    pytest.fail("nobody waits for a lock")
+    with engine.connect() as connection:
+        return bool(connection.scalar(query))
 
 
 def test_numbers_follow_the_lock_when_many_emit_before_they_change(shop: Shop) -> None:

@@ -17,22 +17,16 @@ from outbox.transports.memory import MemoryBroker
 from relay.daemon import Relay, Until
 from tests.ears import listening_to, unreachable
 from tests.emitting import emit
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     import psycopg
 
 THREAD = "relay-listener"
 STARTING = 40
 """Transactions of a relay that starts, delivers one event and ends."""
-
-
-def eventually(fact: Callable[[], object], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not fact():
-        assert time.monotonic() < deadline, "it did not become true"
-        time.sleep(0.01)
 
 
 class World:

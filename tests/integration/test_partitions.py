@@ -25,10 +25,11 @@ from relay.daemon import Relay
 from relay.rebase import rebase
 from relay.retention_state import State, partition_status
 from tests.capturing import Writer, connect, writers
+from tests.dumping import dump, psql
+from tests.explaining import FILL, explain, touched
 from tests.integration.consuming import Counted
-from tests.integration.test_capture_plan import FILL, explain, touched
-from tests.integration.test_retention import deliver, emit, eventually, settings, stored, swept
-from tests.migration.test_migration import dump, psql
+from tests.retaining import deliver, emit, settings, stored, swept
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

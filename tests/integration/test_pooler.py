@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-import time
 import uuid
 from collections import defaultdict
 from contextlib import ExitStack, contextmanager
@@ -44,21 +43,15 @@ from tests.integration.consuming import (
     letters,
     write,
 )
+from tests.waiting import eventually
 from tools.servers import pgbouncer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from tools.servers import PgBouncerServer
 
 TOPIC = TYPE.rpartition(".")[0]
-
-
-def eventually(fact: Callable[[], object], seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not fact():
-        assert time.monotonic() < deadline, "it did not become true"
-        time.sleep(0.01)
 
 
 @contextmanager

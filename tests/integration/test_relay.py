@@ -28,6 +28,7 @@ from relay.capture import open_capture
 from relay.capture.position import rewind
 from relay.daemon import Relay, Summary, Until
 from relay.status import RouteStatus, route_status
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -97,13 +98,6 @@ def make_world(engine: sa.Engine, **route: Any) -> World:
 @pytest.fixture
 def world(engine: sa.Engine) -> World:
     return make_world(engine)
-
-
-def eventually(fact: Callable[[], bool], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not fact():
-        assert time.monotonic() < deadline, "it did not become true"
-        time.sleep(0.01)
 
 
 def of_name(*names: str) -> Callable[[Envelope], bool]:

@@ -21,19 +21,13 @@ from relay import reader
 from relay.checkpoint import Checkpoint
 from relay.daemon import Relay, Until
 from relay.database import make_engine
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from outbox.envelope import Envelope
     from tools.servers import PostgresServer
-
-
-def eventually(fact: Callable[[], object], seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not fact():
-        assert time.monotonic() < deadline, "it did not become true"
-        time.sleep(0.01)
 
 
 def emit(engine: sa.Engine, *names: str) -> None:

@@ -6,7 +6,7 @@ import random
 import threading
 import time
 import uuid
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psycopg
 import pytest
@@ -15,8 +15,8 @@ import sqlalchemy as sa
 from outbox import clock, dead_letter, inbox
 from outbox.dead_letter import Failure, Filter
 from outbox.errors import DatabaseUnavailableError
-from outbox.settings import RetentionSettings, Settings
-from outbox.table import outbox_checkpoint, outbox_dead_letter, outbox_event, outbox_inbox
+from outbox.settings import RetentionSettings
+from outbox.table import outbox_checkpoint, outbox_dead_letter, outbox_inbox
 from outbox.transports.memory import MemoryBroker
 from relay import lease, retention
 from relay.capture import open_capture
@@ -28,59 +28,14 @@ from relay.retention import sweep
 from relay.retention_state import NAME, State
 from tests.acceptance.cli import envelope
 from tests.capturing import connect, writers
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-OLD = -100.0
-"""Older than any age here, in seconds."""
+from tests.retaining import OLD, deliver, emit, settings, stored, swept
+from tests.waiting import eventually
 
 
 @pytest.fixture(params=["postgres", "sqlite"])
 def engine(request: pytest.FixtureRequest) -> sa.Engine:
     found: sa.Engine = request.getfixturevalue(f"{request.param}_engine")
     return found
-
-
-def settings(engine: sa.Engine, *routes: str, **ages: str) -> Settings:
-    url = engine.url.render_as_string(hide_password=False)
-    route = {"transport": "memory", "broker": uuid.uuid4().hex}
-    return Settings.model_validate(
-        {"database_url": url, "routes": dict.fromkeys(routes, route), "retention": ages}
-    )
-
-
-def emit(engine: sa.Engine, count: int, age: float = OLD) -> None:
-    columns = ["type", "time", "data"]
-    many = sa.select(sa.literal("t.t"), clock.now_plus(age), sa.literal(b"", sa.LargeBinary))
-    with engine.begin() as connection:
-        for _ in range(count):
-            connection.execute(sa.insert(outbox_event).from_select(columns, many))
-
-
-def deliver(engine: sa.Engine, *routes: str, count: int | None = None) -> None:
-    """Let routes deliver all that is there, or `count` events."""
-    capture = open_capture(engine)
-    for route in routes:
-        page = capture.next_page(capture.beginning(), 100_000)
-        values = {"position": page.position(count).to_json()}
-        with engine.begin() as connection:
-            lease.acquire(connection, route, "test", 60)
-            lease.resign(connection, route, 1)
-            statement = sa.update(outbox_checkpoint).where(outbox_checkpoint.c.route == route)
-            connection.execute(statement.values(values))
-    capture.close()
-
-
-def swept(engine: sa.Engine, given: Settings, *, anew: bool = True) -> State:
-    done = sweep(engine, given, "test", threading.Event(), anew=anew)
-    assert isinstance(done, State)
-    return done
-
-
-def stored(engine: sa.Engine) -> Sequence[int]:
-    with engine.begin() as connection:
-        return connection.scalars(sa.select(outbox_event.c.seq).order_by(outbox_event.c.seq)).all()
 
 
 def test_events_go_once_every_route_has_delivered_them_and_they_are_old(engine: sa.Engine) -> None:
@@ -212,13 +167,6 @@ def test_with_writers_that_commit_in_any_order_nothing_is_deleted_before_it_is_d
     assert deleted > len(committed) // 2
     swept(postgres_engine, given)
     assert stored(postgres_engine) == []
-
-
-def eventually(fact: Callable[[], object], seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not fact():
-        assert time.monotonic() < deadline, "it did not become true"
-        time.sleep(0.01)
 
 
 def test_what_was_handled_is_forgotten_once_no_stored_event_can_come_again(
