@@ -38,6 +38,8 @@ _ARGUMENTS_PYMYSQL: Final[dict[str, Any]] = {
     "read_timeout": 60,
     "write_timeout": 60,
 }
+_TURNS: Final = 100
+"""So many who write are waited for, one after the other, until a file gets its log."""
 
 
 def make_engine(
@@ -96,17 +98,33 @@ def _write_ahead(connection: Any, _record: object) -> None:
     """Have the file keep a write-ahead log, so that who reads and who writes do not wait.
 
     It is a property of the file, so the application's connections have it too. A file that cannot
-    have it, in memory for instance, goes on as it was; and so does one that is written to at this
-    moment, until the next connection.
+    have it, in memory for instance, goes on as it was; and so does one that others write to for
+    longer than this connection waits, until the next connection.
     """
     cursor = connection.cursor()
     try:
-        cursor.execute("PRAGMA journal_mode = WAL")
+        for _ in range(_TURNS):
+            if _begins_log(cursor):
+                break
+            # SQLite does not wait there for one who writes, whatever the time-out; here it does.
+            cursor.execute("BEGIN IMMEDIATE")
+            cursor.execute("ROLLBACK")
     except sqlite3.OperationalError as exc:
         if exc.sqlite_errorcode != sqlite3.SQLITE_BUSY:
             raise
     finally:
         cursor.close()
+
+
+def _begins_log(cursor: Any) -> bool:
+    """Ask for the log; return False where somebody writes at the moment."""
+    try:
+        cursor.execute("PRAGMA journal_mode = WAL")
+    except sqlite3.OperationalError as exc:
+        if exc.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+            raise
+        return False
+    return True
 
 
 def _expect_iso_dates(connection: Any, _record: object) -> None:

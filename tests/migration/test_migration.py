@@ -139,7 +139,7 @@ def test_processes_that_upgrade_mariadb_at_the_same_time_wait_for_each_other(
     with engine.connect() as connection:
         connection.exec_driver_sql("DO GET_LOCK(CONCAT('outbox migrate ', MD5(DATABASE())), 0)")
         running = start_upgrades(mariadb_empty_url)
-        await_true(lambda: connection.scalar(waiting) == len(running))
+        eventually(lambda: connection.scalar(waiting) == len(running))
         assert tables(mariadb_empty_url) == set()
     assert_upgraded_once(mariadb_empty_url, running)
 
