@@ -7,11 +7,9 @@ import logging
 import threading
 import uuid
 from collections import defaultdict
-from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import psycopg
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -43,30 +41,14 @@ from tests.integration.consuming import (
     letters,
     write,
 )
+from tests.sessions import many_sessions
 from tests.waiting import eventually
 from tools.servers import pgbouncer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tools.servers import PgBouncerServer
 
 TOPIC = TYPE.rpartition(".")[0]
-
-
-@contextmanager
-def many_sessions(url: str, count: int = 4) -> Iterator[None]:
-    """Have the pooler hold several sessions of a database, so that clients change between them."""
-    with ExitStack() as stack:
-        for _ in range(count):
-            connection = stack.enter_context(psycopg.connect(dsn(url), prepare_threshold=None))
-            connection.execute("SELECT 1")
-        # In a transaction each: there are as many sessions as clients now.
-    yield
-
-
-def dsn(url: str) -> str:
-    return sa.make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
 
 
 def settings_for(url: str, **route: Any) -> Settings:

@@ -76,7 +76,8 @@ def test_nothing_is_deleted_that_has_no_age(engine: sa.Engine) -> None:
 def test_a_walk_goes_on_where_the_last_one_became_too_young(
     engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retention.Pace, "LARGEST", 4)
+    for size in ("SMALLEST", "LARGEST"):
+        monkeypatch.setattr(retention.Pace, size, 4)
     monkeypatch.setattr(retention.Pace, "__init__", lambda self: setattr(self, "size", 4))
     given = settings(engine, "a", events="50s")
     emit(engine, 2)
@@ -200,7 +201,8 @@ def test_letters_go_once_they_are_resolved_and_old(
     engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retention.Pace, "__init__", lambda self: setattr(self, "size", 1))
-    monkeypatch.setattr(retention.Pace, "LARGEST", 1)
+    for size in ("SMALLEST", "LARGEST"):
+        monkeypatch.setattr(retention.Pace, size, 1)
     with engine.begin() as connection:
         failures = [Failure(envelope(), "broken") for _ in range(6)]
         dead_letter.record(connection, "relay", "a", failures)
