@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import random
 import threading
-import time
 import uuid
 from typing import Any
 
@@ -15,7 +13,6 @@ import sqlalchemy as sa
 from outbox import clock, dead_letter, inbox
 from outbox.dead_letter import Failure, Filter
 from outbox.errors import DatabaseUnavailableError
-from outbox.settings import RetentionSettings
 from outbox.table import outbox_checkpoint, outbox_dead_letter, outbox_inbox
 from outbox.transports.memory import MemoryBroker
 from relay import lease, retention
@@ -107,65 +104,6 @@ def test_an_event_that_committed_late_stays_until_it_is_delivered(
     swept(postgres_engine, given)
     assert stored(postgres_engine) == [late]
     deliver(postgres_engine, "a")
-    swept(postgres_engine, given)
-    assert stored(postgres_engine) == []
-
-
-def test_with_writers_that_commit_in_any_order_nothing_is_deleted_before_it_is_delivered(
-    postgres_engine: sa.Engine, postgres_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A relay and a sweep that deletes whatever it may, as fast as it can, beside writers."""
-    monkeypatch.setattr(retention.Pace, "REST", 0.0)
-    given = settings(postgres_engine, "a", "b", events="0s")
-    only_relaying = given.model_copy(update={"retention": RetentionSettings()})
-    broker = MemoryBroker.named(given.routes["a"].options["broker"])
-    committed: list[str] = []
-    writing, sweeping = threading.Event(), threading.Event()
-
-    def write(seed: int) -> None:
-        dice = random.Random(seed)
-        with writers(postgres_url, 1) as (writer,):
-            while not writing.is_set():
-                names = [uuid.uuid4().hex for _ in range(dice.randint(1, 5))]
-                for name in names:
-                    writer.run(
-                        "INSERT INTO outbox_event (type, data)"
-                        " VALUES ('t.t', convert_to(%s, 'UTF8'))",
-                        name,
-                    )
-                    time.sleep(dice.choice([0, 0, 0.002, 0.05]))
-                if dice.random() < 0.2:
-                    writer.rollback()
-                else:
-                    writer.commit()
-                    committed.extend(names)
-
-    deleted = 0
-
-    def delete() -> None:
-        nonlocal deleted
-        while not sweeping.is_set():
-            deleted += swept(postgres_engine, given, anew=False).deleted["events"]
-
-    threads = [threading.Thread(target=write, args=(seed,)) for seed in range(6)]
-    deleter = threading.Thread(target=delete)
-    with Relay(only_relaying, ["a"], engine=postgres_engine).running():
-        with Relay(only_relaying, ["b"], engine=postgres_engine).running():
-            for thread in [*threads, deleter]:
-                thread.start()
-            time.sleep(4)
-            writing.set()
-            for thread in threads:
-                thread.join()
-        drained = Relay(only_relaying, ["b"], engine=postgres_engine).run(until=Until.DRAINED)
-        assert drained.exit_code == 0
-        eventually(lambda: len(broker.messages("t")) >= 2 * len(committed))
-    sweeping.set()
-    deleter.join()
-    found = sorted(message.data.decode() for message in broker.messages("t"))
-    assert found == sorted(committed * 2)
-    assert len(committed) > 300
-    assert deleted > len(committed) // 2
     swept(postgres_engine, given)
     assert stored(postgres_engine) == []
 
