@@ -97,7 +97,7 @@ def judge_pooling(pooling: Pooling) -> Finding:
                 "degraded",
                 "a pooler in transaction mode: nothing can be notified through it, so the doorbell"
                 " does not reach the relay, which only polls",
-                "let database_url of the relay lead to the server itself, if a tenth of a second"
+                "let database_url of the relay lead to the server itself, if a fifth of a second"
                 " matters",
             )
 
