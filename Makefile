@@ -6,34 +6,41 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 
 VENV := .venv
+# The same with SQLAlchemy 2.0, to measure emit there too.
+OLD := build/sqlalchemy-2.0
 BIN := $(VENV)/bin
 # The first interpreter that runs and is new enough; `make PYTHON=/path/to/python …` names another.
 PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,\
 	$(shell $(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $(p))))
 # Where the virtual environment could be made only without pip, the interpreter's own pip installs into it.
-PIP = $(shell test -x $(BIN)/pip && echo $(BIN)/python -m pip \
-	|| echo $(PYTHON) -m pip --python $(BIN)/python) --disable-pip-version-check --quiet
+pip = $(shell test -x $(1)/bin/pip && echo $(1)/bin/python -m pip \
+	|| echo $(PYTHON) -m pip --python $(1)/bin/python) --disable-pip-version-check --quiet
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
 .PHONY: help
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-$(BIN)/python:
+$(BIN)/python $(OLD)/bin/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; name one by: make PYTHON=/path/to/python" >&2; exit 1; }
-	@echo "making $(VENV) with $$($(PYTHON) --version)"
-	@$(PYTHON) -m venv $(VENV) 2>/dev/null || $(PYTHON) -m venv --clear --without-pip $(VENV)
+	@echo "making $(@:/bin/python=) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(@:/bin/python=) 2>/dev/null || $(PYTHON) -m venv --clear --without-pip $(@:/bin/python=)
 
 $(VENV)/.runtime: pyproject.toml | $(BIN)/python
 	@echo "installing the package"
-	@$(PIP) install --editable .
+	@$(call pip,$(VENV)) install --editable .
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	@echo "installing the package and the development tools"
-	@$(PIP) install --editable '.[dev]'
+	@$(call pip,$(VENV)) install --editable '.[dev]'
 	@touch $(VENV)/.runtime $@
+
+$(OLD)/.runtime: pyproject.toml | $(OLD)/bin/python
+	@echo "installing the package with SQLAlchemy 2.0"
+	@$(call pip,$(OLD)) install --editable . 'sqlalchemy<2.1'
+	@touch $@
 
 .PHONY: install
 install: $(VENV)/.dev ## make .venv with the package (editable) and the development tools
@@ -69,8 +76,12 @@ coverage: $(VENV)/.dev servers ## tests with branch coverage of outbox/ and rela
 	@$(BIN)/pytest -m "not slow" --cov --cov-report=term $(PYTEST_ARGS)
 
 .PHONY: bench
-bench: $(VENV)/.dev ## all figures of docs/performance.md on real servers, into build/bench (BENCH_ARGS adds arguments)
+bench: $(VENV)/.dev $(OLD)/.runtime ## all figures of docs/performance.md on real servers, into build/bench (BENCH_ARGS adds arguments)
 	@$(BIN)/python -m tools.servers --fetch --postgres --kafka -- $(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+.PHONY: bench-emit-20
+bench-emit-20: $(VENV)/.dev $(OLD)/.runtime ## what emit costs on SQLAlchemy 2.0, of the same figures
+	@$(BIN)/python -m tools.servers --fetch --postgres -- $(BIN)/python -m benchmarks emit-2.0 $(BENCH_ARGS)
 
 .PHONY: performance
 performance: $(VENV)/.dev ## write the figures in build/bench into docs/performance.md, with its pictures

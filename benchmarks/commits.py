@@ -20,6 +20,7 @@ import uuid
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
@@ -32,11 +33,14 @@ from benchmarks.show import show
 from outbox import migration
 from outbox.bench.machine import machine, server
 from outbox.bench.report import Series, report
+from outbox.bench.rounds import taken
 from outbox.doorbell import CHANNEL
 from tools.servers import postgres
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from outbox.bench.report import Figures
 
 CONTENDERS: Final = ("nothing told", "doorbell", "trigger")
 READY_SECONDS: Final = 2.0
@@ -59,46 +63,44 @@ def measure(
 
     `writers` is the number of all writers, a multiple of `processes`.
     """
-    taken: list[dict[str, dict[str, float]]] = []
     spawn = multiprocessing.get_context("spawn")
     with ExitStack() as stack:
         connection = stack.enter_context(psycopg.connect(_dsn(url), autocommit=True))
         stack.enter_context(_accounts(connection, writers))
         pool = stack.enter_context(ProcessPoolExecutor(processes, mp_context=spawn))
         share = writers // processes
-        for number in range(-1, rounds):  # the first turns only warm up
-            turns = {}
-            for offset in range(len(CONTENDERS)):
-                contender = CONTENDERS[(number + offset) % len(CONTENDERS)]
-                with _trigger(connection, wanted=contender == "trigger"), _ears(url) as heard:
-                    start = time.monotonic() + READY_SECONDS
-                    futures = [
-                        pool.submit(
-                            write,
-                            url,
-                            n * share,
-                            share,
-                            start,
-                            seconds,
-                            has_doorbell=contender == "doorbell",
-                        )
-                        for n in range(processes)
-                    ]
-                    done = [future.result() for future in futures]
-                commits, cpu = (sum(each) for each in zip(*done, strict=True))
-                turns[contender] = {
-                    "commits_per_second": commits / seconds,
-                    # Notifications that reached the listening connection.
-                    "rings_per_second": len(heard) / seconds,
-                    # Of the writers' processes, the doorbell's thread among them.
-                    "commit_cpu_us": cpu / max(commits, 1) * 1e6,
-                }
-            if number >= 0:
-                taken.append({contender: turns[contender] for contender in CONTENDERS})
+
+        def turn(contender: str) -> Figures:
+            with _trigger(connection, wanted=contender == "trigger"), _ears(url) as heard:
+                start = time.monotonic() + READY_SECONDS
+                futures = [
+                    pool.submit(
+                        write,
+                        url,
+                        n * share,
+                        share,
+                        start,
+                        seconds,
+                        has_doorbell=contender == "doorbell",
+                    )
+                    for n in range(processes)
+                ]
+                done = [future.result() for future in futures]
+            commits, cpu = (sum(each) for each in zip(*done, strict=True))
+            return {
+                "commits_per_second": commits / seconds,
+                # Notifications that reached the listening connection.
+                "rings_per_second": len(heard) / seconds,
+                # Of the writers' processes, the doorbell's thread among them.
+                "commit_cpu_us": cpu / max(commits, 1) * 1e6,
+            }
+
+        contenders = {name: partial(turn, name) for name in CONTENDERS}
+        found = [taken(contenders, number) for number in range(rounds + 1)]
     return Series(
         kind="commits",
         where={"writers": writers, "processes": processes},
-        rounds=taken,
+        rounds=found[1:],  # the first turns only warm up
         ratios=("commits_per_second",),
     )
 

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from benchmarks import targets
 from benchmarks.pictures import PICTURES
 from outbox.bench.tables import machine_line, tables
 
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 ROOT: Final = Path(__file__).parents[1]
 PAGE: Final = ROOT / "docs" / "performance.md"
 FOLDER: Final = ROOT / "build" / "bench"
+SUMMARY: Final = "summary.json"
+"""For scripts; all of it is in the reports."""
+TARGETS: Final = "targets"
+"""The name of the section that is made of all reports."""
 MARKED: Final = re.compile(r"(<!-- figures: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -51,7 +56,8 @@ def main() -> int:
 
 def read(folder: Path) -> dict[str, Any]:
     """Return the reports of a folder by their names."""
-    return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    paths = [path for path in sorted(folder.glob("*.json")) if path.name != SUMMARY]
+    return {path.stem: json.loads(path.read_text()) for path in paths}
 
 
 def filled(page: str, reports: Mapping[str, Any]) -> str:
@@ -59,6 +65,8 @@ def filled(page: str, reports: Mapping[str, Any]) -> str:
 
     def section(match: re.Match[str]) -> str:
         begin, name, end = match.groups()
+        if name == TARGETS:
+            return f"{begin}{markdown(targets.table(reports))}{end}"
         return f"{begin}{figures(reports[name])}{end}" if name in reports else match[0]
 
     return MARKED.sub(section, page)

@@ -19,7 +19,6 @@ def backlog(report: Report) -> str:
         where = series["where"]
         for name, contender in series["contenders"].items():
             line = f"{name}, {where['bytes']:,} bytes"
-            line += ", a transaction held open" if where["held_open"] else ""
             rate = contender["median"]["rows_per_second"]
             points.setdefault(line, []).append((where["rows"], rate))
     lines = [Line(name, sorted(each)) for name, each in points.items()]

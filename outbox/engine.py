@@ -1,10 +1,13 @@
-"""Engines that this library makes of a URL; on PostgreSQL they work behind a connection pooler.
+"""Engines that this library makes of a URL.
+
+On PostgreSQL they work behind a connection pooler; on SQLite beside an application that writes.
 
 What stands in the URL wins over what stands here.
 """
 
 from __future__ import annotations
 
+import sqlite3
 from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
@@ -25,12 +28,18 @@ _ARGUMENTS: Final[dict[str, Any]] = {
     # A connection pooler may give each transaction another session, where nothing is prepared.
     "prepare_threshold": None,
 }
+_ARGUMENTS_SQLITE: Final[dict[str, Any]] = {
+    # Who writes takes turns with the application; the driver's own five seconds are soon over.
+    "timeout": 30.0,
+}
 _ARGUMENTS_PYMYSQL: Final[dict[str, Any]] = {
     "connect_timeout": 10,
     # It has no other way to notice that a server vanished, and no statement of ours takes so long.
     "read_timeout": 60,
     "write_timeout": 60,
 }
+_TURNS: Final = 100
+"""So many who write are waited for, one after the other, until a file gets its log."""
 
 
 def make_engine(
@@ -88,12 +97,49 @@ def _arguments(url: sa.URL, name: str, own: Mapping[str, Any]) -> dict[str, Any]
         arguments = {"application_name": name, **_ARGUMENTS}
     elif is_pymysql(url):
         arguments = {"program_name": name, **_ARGUMENTS_PYMYSQL}
+    elif url.get_backend_name() == "sqlite":
+        arguments = _ARGUMENTS_SQLITE
     return {key: value for key, value in {**arguments, **own}.items() if key not in url.query}
 
 
 def _tame(engine: sa.Engine) -> None:
     if is_psycopg(engine.url):
         sa.event.listen(engine, "connect", _expect_iso_dates)
+    elif engine.dialect.name == "sqlite":
+        sa.event.listen(engine, "connect", _write_ahead)
+
+
+def _write_ahead(connection: Any, _record: object) -> None:
+    """Have the file keep a write-ahead log, so that who reads and who writes do not wait.
+
+    It is a property of the file, so the application's connections have it too. A file that cannot
+    have it, in memory for instance, goes on as it was; and so does one that others write to for
+    longer than this connection waits, until the next connection.
+    """
+    cursor = connection.cursor()
+    try:
+        for _ in range(_TURNS):
+            if _begins_log(cursor):
+                break
+            # SQLite does not wait there for one who writes, whatever the time-out; here it does.
+            cursor.execute("BEGIN IMMEDIATE")
+            cursor.execute("ROLLBACK")
+    except sqlite3.OperationalError as exc:
+        if exc.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+            raise
+    finally:
+        cursor.close()
+
+
+def _begins_log(cursor: Any) -> bool:
+    """Ask for the log; return False where somebody writes at the moment."""
+    try:
+        cursor.execute("PRAGMA journal_mode = WAL")
+    except sqlite3.OperationalError as exc:
+        if exc.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+            raise
+        return False
+    return True
 
 
 def _expect_iso_dates(connection: Any, _record: object) -> None:

@@ -64,8 +64,9 @@ def partitions(connection: sa.Connection) -> list[Partition]:
         numbers = _BOUNDS.fullmatch(bounds)
         if numbers is None:
             raise ConfigurationError(
-                f"{name} takes {bounds}, which is not from one number to another: remove it, for"
-                " a DEFAULT partition or an open end would lock writers out whenever one is added"
+                f"{name} takes {bounds}, which is not from one number to another: remove it once"
+                " what is in it is delivered, for a DEFAULT partition or an open end would lock"
+                " writers out whenever one is added"
             )
         found.append(Partition(name, int(numbers[1]), int(numbers[2]), is_pending))
     return sorted(found, key=lambda each: each.lower)
@@ -88,7 +89,10 @@ def detached(connection: sa.Connection) -> list[Partition]:
 
 
 def ahead_count(connection: sa.Connection, found: list[Partition]) -> int:
-    """Return how many partitions have no number yet that was drawn."""
+    """Return how many partitions have no number yet that was drawn.
+
+    Where the role may not read the sequence, what it sees of the rows has to do.
+    """
     number = _last_number(connection)
     return sum(each.lower > number for each in found)
 
@@ -170,7 +174,12 @@ def _attach(connection: sa.Connection, lower: int, upper: int) -> Partition:
 
 
 def _last_number(connection: sa.Connection) -> int:
-    query = "SELECT pg_sequence_last_value(pg_get_serial_sequence('outbox_event', 'seq')::regclass)"
+    query = (
+        "SELECT CASE WHEN has_sequence_privilege(sequence, 'USAGE, SELECT')"
+        "            THEN pg_sequence_last_value(sequence)"
+        "            ELSE (SELECT max(seq) FROM outbox_event) END"
+        "  FROM CAST(pg_get_serial_sequence('outbox_event', 'seq') AS regclass) AS sequence"
+    )
     return connection.scalar(sa.text(query)) or 0
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from outbox.errors import ConfigurationError
-from relay.capture.position import read_serial, read_snapshot
+from relay.capture.position import read_portable, read_serial, read_snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,7 +26,7 @@ class Delivered:
 
     floor: int
     snapshots: tuple[str, ...]
-    """None where writers take turns: the floor alone tells."""
+    """None where the floor alone tells."""
     slowest: str
     """The route that the floor is of."""
 
@@ -87,5 +87,7 @@ def _read(position: Mapping[str, Any], dialect: str, system: str | None) -> tupl
             return read.floor, read.snapshot
         case "sqlite":
             return read_serial(position).floor, None
+        case "mariadb" | "mysql":
+            return read_portable(position).settled_floor, None
         case other:
             raise ConfigurationError(f"it cannot be told what was delivered from {other}")

@@ -20,17 +20,15 @@ from typing import TYPE_CHECKING, Any, Final
 import psycopg
 import sqlalchemy as sa
 
-from outbox.errors import ConfigurationError, DatabaseUnavailableError
+from outbox.errors import ConfigurationError, DatabaseUnavailableError, ForeignPositionError
 from outbox.table import GUARD, outbox_checkpoint, outbox_event
 from relay.capture import open_capture
 from relay.capture.position import (
-    SERIAL,
+    KINDS,
     SNAPSHOT,
     LatePass,
-    SerialPosition,
     Server,
     SnapshotPosition,
-    read_serial,
     read_snapshot,
 )
 from relay.database import transaction
@@ -66,11 +64,12 @@ def rebase(engine: sa.Engine, route: str) -> Rebased:
     waits for open writers, and keeps new ones out until it is done: one walk through the table
     for each route.
 
-    On SQLite a floor holds wherever the file is, so only a position of PostgreSQL is moved.
+    On SQLite and MariaDB numbers hold wherever the rows are, so only this route is moved, and only
+    where its position is of another kind of database, or ahead of the numbers that are drawn now:
+    to the beginning.
     """
-    if engine.dialect.name == "sqlite":
-        with transaction(engine) as connection:
-            return _rebase_serial(connection, route)
+    if engine.dialect.name != "postgresql":
+        return _rebase_by_number(engine, route)
     here = _server(engine)
     try:
         engine = engine.execution_options(isolation_level="READ COMMITTED")
@@ -97,12 +96,21 @@ def _server(engine: sa.Engine) -> Server:
     return now.server
 
 
-def _rebase_serial(connection: sa.Connection, route: str) -> Rebased:
-    stored = _stored(connection).get(route)
-    if stored is None or stored.get("kind") != SNAPSHOT:
-        return Rebased({})
-    _store(connection, route, SerialPosition(0))
-    return Rebased({route: _event_count(connection)})
+def _rebase_by_number(engine: sa.Engine, route: str) -> Rebased:
+    capture = open_capture(engine)
+    try:
+        with transaction(engine) as connection:
+            stored = _stored(connection).get(route)
+            if stored is None or stored.get("kind") not in KINDS:
+                return Rebased({})
+            try:
+                capture.position(stored)
+            except ForeignPositionError:
+                _store(connection, route, capture.beginning())
+                return Rebased({route: _event_count(connection)})
+            return Rebased({})
+    finally:
+        capture.close()
 
 
 def _rebase(connection: sa.Connection, route: str, here: Server) -> Rebased:
@@ -126,31 +134,29 @@ def _stored(connection: sa.Connection) -> dict[str, dict[str, Any]]:
 
 def _foreign(
     connection: sa.Connection, route: str, here: Server
-) -> dict[str, SnapshotPosition | SerialPosition]:
+) -> dict[str, SnapshotPosition | None]:
+    """Return the positions that say nothing about this server; None for one of another kind."""
     stored = _stored(connection)
     if route not in stored:
         return {}
-    positions = {
-        name: read_serial(each) if each["kind"] == SERIAL else read_snapshot(each)
-        for name, each in stored.items()
-        if each.get("kind") in (SERIAL, SNAPSHOT)
-    }
-    return {
-        name: each
-        for name, each in positions.items()
-        if isinstance(each, SerialPosition) or each.server.system != here.system
-    }
+    foreign: dict[str, SnapshotPosition | None] = {}
+    for name, each in stored.items():
+        if each.get("kind") == SNAPSHOT:
+            position = read_snapshot(each)
+            if position.server.system != here.system:
+                foreign[name] = position
+        elif each.get("kind") in KINDS:
+            foreign[name] = None
+    return foreign
 
 
 def _event_count(connection: sa.Connection) -> int:
     return connection.scalar(sa.select(sa.func.count()).select_from(outbox_event)) or 0
 
 
-def _floor(
-    connection: sa.Connection, position: SnapshotPosition | SerialPosition
-) -> tuple[int, int]:
+def _floor(connection: sa.Connection, position: SnapshotPosition | None) -> tuple[int, int]:
     """Return the number below the first undelivered row, and how many delivered ones are above."""
-    if isinstance(position, SerialPosition):
+    if position is None:
         return 0, _event_count(connection)
     late = position.late or LatePass(position.snapshot, (), cursor=0)
     parameters = {

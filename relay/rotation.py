@@ -76,8 +76,9 @@ def rotate(
             return dropped, reason or None
         if find_pooling(engine) is Pooling.TRANSACTION:
             return dropped, (
-                "a pooler in transaction mode cannot detach a partition: run `outbox retention`"
-                " with a database_url that leads to the server itself"
+                "no partition is detached through a pooler in transaction mode, which would set its"
+                " time-out for somebody else: run `outbox retention` with a database_url that leads"
+                " to the server itself"
             )
         _detach(engine, first, "CONCURRENTLY")
         dropped += _finish(engine, events)

@@ -57,10 +57,13 @@ class Finding:
 
 
 def look(engine: sa.Engine) -> list[Finding]:
-    """Look at the server as the relay's role sees it; nothing to be seen of another database.
+    """Look at the server as the relay's role sees it, or at the file of SQLite.
 
     Raises `DatabaseUnavailableError` and `ConfigurationError`.
     """
+    if engine.dialect.name == "sqlite":
+        with errors(engine), engine.connect() as connection:
+            return [judge_journal(connection.exec_driver_sql("PRAGMA journal_mode").scalar_one())]
     if not is_psycopg(engine.url):
         return []
     with errors(engine):
@@ -94,9 +97,21 @@ def judge_pooling(pooling: Pooling) -> Finding:
                 "degraded",
                 "a pooler in transaction mode: nothing can be notified through it, so the doorbell"
                 " does not reach the relay, which only polls",
-                "let database_url of the relay lead to the server itself, if a tenth of a second"
+                "let database_url of the relay lead to the server itself, if a fifth of a second"
                 " matters",
             )
+
+
+def judge_journal(mode: str) -> Finding:
+    """Say what the journal mode of a SQLite file means for the application beside the relay."""
+    if mode == "wal":
+        return Finding("journal", "ok", "a write-ahead log: nobody waits for who reads")
+    return Finding(
+        "journal",
+        "degraded",
+        f"journal_mode is {mode}, so the relay and the application lock each other out",
+        "keep the file where it can have a write-ahead log, not on a network's file system",
+    )
 
 
 def tell(engine: sa.Engine, stop: threading.Event) -> None:

@@ -10,10 +10,11 @@ BUSY_SECONDS: Final = 0.002
 SLOW_SECONDS: Final = 0.01
 """The same, at most."""
 IDLE_SECONDS: Final = 0.1
-"""The longest pause between two reads: ten statements a second while nothing happens."""
+"""The longest pause between two reads at first, while nothing happens: ten a second."""
 DORMANT_SECONDS: Final = 0.2
-"""The same, once so many reads found nothing that it will hardly matter."""
+"""The same, once `DORMANT_READS` found nothing, so that it will hardly matter: five a second."""
 DORMANT_READS: Final = 100
+"""Some ten seconds."""
 
 
 _WEIGHT: Final = 0.2

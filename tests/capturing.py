@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import psycopg
+import pymysql
 import sqlalchemy as sa
 
 if TYPE_CHECKING:
@@ -15,34 +17,71 @@ if TYPE_CHECKING:
     from relay.capture import Capture, Page
 
 INSERT = "INSERT INTO outbox_event (type, data, partition_key) VALUES ('test.happened', '', %s)"
+INSERT_WITH_SUBJECT = (
+    "INSERT INTO outbox_event (type, data, partition_key, subject)"
+    " VALUES ('test.happened', '', %s, %s)"
+)
 
 
-class Writer:
+class Writer(ABC):
     """One session that writes events in transactions that the test begins and ends."""
 
-    def __init__(self, url: str) -> None:
-        self.connection = connect(url)
+    connection: Any
+
+    @abstractmethod
+    def emit(self, key: str = "k", subject: str | None = None) -> int:
+        """Insert an event and return its number."""
+
+    @abstractmethod
+    def take_id(self) -> int:
+        """Have the transaction get its id now; return it, where the database tells it."""
 
     def run(self, statement: str, *parameters: object) -> None:
-        self.connection.execute(statement.encode(), parameters)
+        with self.connection.cursor() as cursor:
+            cursor.execute(statement, parameters)
 
-    def emit(self, key: str = "k") -> int:
-        """Insert an event and return its number."""
-        row = self.connection.execute(f"{INSERT} RETURNING seq".encode(), (key,)).fetchone()
-        assert row is not None
-        return int(row[0])
-
-    def take_id(self) -> int:
-        """Have the transaction get its id now; return it."""
-        row = self.connection.execute("SELECT pg_current_xact_id()::text").fetchone()
-        assert row is not None
-        return int(row[0])
+    def value(self, statement: str, *parameters: object) -> int:
+        """Return the number that is the only answer."""
+        with self.connection.cursor() as cursor:
+            cursor.execute(statement, parameters)
+            (found,) = cursor.fetchone()
+        return int(found)
 
     def commit(self) -> None:
         self.connection.commit()
 
     def rollback(self) -> None:
         self.connection.rollback()
+
+
+class PostgresWriter(Writer):
+    """The same on PostgreSQL."""
+
+    def __init__(self, url: str) -> None:
+        self.connection = connect(url)
+
+    def emit(self, key: str = "k", subject: str | None = None) -> int:
+        return self.value(f"{INSERT_WITH_SUBJECT} RETURNING seq", key, subject)
+
+    def take_id(self) -> int:
+        return self.value("SELECT pg_current_xact_id()::text")
+
+
+class MariaWriter(Writer):
+    """The same on MariaDB."""
+
+    def __init__(self, url: str) -> None:
+        self.connection = connect_mariadb(url)
+
+    def emit(self, key: str = "k", subject: str | None = None) -> int:
+        with self.connection.cursor() as cursor:
+            cursor.execute(INSERT_WITH_SUBJECT, (key, subject))
+            return int(cursor.lastrowid)
+
+    def take_id(self) -> int:
+        """Begin, where nothing more can be taken before the first row is written."""
+        self.run("SELECT 1 FROM outbox_event WHERE seq = 0")
+        return 0
 
 
 class Reader:
@@ -88,9 +127,21 @@ def connect(url: str, *, autocommit: bool = False) -> psycopg.Connection[Any]:
     return psycopg.connect(dsn, autocommit=autocommit)
 
 
+def connect_mariadb(url: str) -> pymysql.Connection[Any]:
+    at = sa.make_url(url)
+    return pymysql.connect(
+        host=at.host or "127.0.0.1",
+        port=at.port or 3306,
+        user=at.username,
+        password=str(at.password or ""),
+        database=at.database,
+    )
+
+
 @contextmanager
 def writers(url: str, count: int) -> Iterator[list[Writer]]:
-    made = [Writer(url) for _ in range(count)]
+    kind = PostgresWriter if url.startswith("postgresql") else MariaWriter
+    made: list[Writer] = [kind(url) for _ in range(count)]
     try:
         yield made
     finally:

@@ -6,7 +6,6 @@ The broker is the one at OUTBOX_TEST_KAFKA, or is started when the first test as
 from __future__ import annotations
 
 import os
-import time
 import uuid
 from typing import TYPE_CHECKING, Protocol
 
@@ -14,6 +13,7 @@ import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from tests.absence import mark, skipped_unless_ci
+from tests.waiting import eventually
 from tools.servers import KafkaServer, ServerAbsentError, kafka
 from tools.servers.kafka import find_jars, find_java
 
@@ -107,10 +107,8 @@ def own_kafka() -> Iterator[KafkaServer]:
 
 
 def _await_leaders(admin: AdminClient, topic: str, partitions: int) -> None:
-    deadline = time.monotonic() + 30
-    while True:
+    def is_led() -> bool:
         known = admin.list_topics(topic, timeout=10).topics[topic].partitions.values()
-        if len(known) == partitions and all(partition.leader >= 0 for partition in known):
-            return
-        assert time.monotonic() < deadline, f"{topic} has no leaders after 30 s"
-        time.sleep(0.02)
+        return len(known) == partitions and all(partition.leader >= 0 for partition in known)
+
+    eventually(is_led)

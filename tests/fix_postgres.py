@@ -27,7 +27,11 @@ VARIABLE = "OUTBOX_TEST_POSTGRES"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    mark(items, frozenset({"postgres_server", "own_postgres", "pooler"}), "postgres")
+    mark(
+        items,
+        frozenset({"postgres_server", "own_postgres", "counting_postgres", "pooler"}),
+        "postgres",
+    )
 
 
 def pytest_report_header() -> str:
@@ -89,6 +93,15 @@ def own_postgres() -> Iterator[PostgresServer]:
     with skipped_unless_ci():
         find_binaries()
     with postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def counting_postgres() -> Iterator[PostgresServer]:
+    """A server of the test's own that counts each statement, BEGIN and COMMIT too."""
+    with skipped_unless_ci():
+        find_binaries()
+    with postgres(settings={"shared_preload_libraries": "pg_stat_statements"}) as server:
         yield server
 
 

@@ -1,36 +1,31 @@
-"""Waits until a session of a database waits for another one's lock."""
+"""Waiting for what becomes true by itself: in another thread, another process, or a server."""
 
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING, Final, TypeVar
 
-import pytest
-import sqlalchemy as sa
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
-WAITING = {
-    "postgresql": (
-        "SELECT count(*) FROM pg_stat_activity"
-        " WHERE datname = current_database() AND wait_event_type = 'Lock'"
-    ),
-    "mariadb": (
-        "SELECT count(*) FROM information_schema.innodb_trx t"
-        " JOIN information_schema.processlist p ON p.id = t.trx_mysql_thread_id"
-        " WHERE p.db = DATABASE() AND t.trx_state = 'LOCK WAIT'"
-    ),
-}
+Found = TypeVar("Found")
+
+SECONDS: Final = 60.0
+"""Longer than anything takes on a busy machine, so only what never comes takes so long."""
+PAUSE_SECONDS: Final = 0.005
 
 
-# MariaDB looks anew only where nobody has asked for a tenth of a second.
-GAP_SECONDS = {"postgresql": 0.01, "mariadb": 0.15}
+def eventually(
+    fact: Callable[[], Found], seconds: float = SECONDS, why: Callable[[], object] | None = None
+) -> Found:
+    """Ask again and again until the answer is true, and return it; fail with the last one.
 
-
-def await_waiters(engine: sa.Engine, count: int = 1) -> None:
-    """Return once so many sessions wait for a lock."""
-    query = sa.text(WAITING[engine.dialect.name])
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        with engine.connect() as connection:
-            if (connection.scalar(query) or 0) >= count:
-                return
-        time.sleep(GAP_SECONDS[engine.dialect.name])
-    pytest.fail(f"there are not {count} sessions that wait for a lock")
+    `why` is asked in that case only: what a failure needs to be understood.
+    """
+    deadline = time.monotonic() + seconds
+    while not (found := fact()):
+        if time.monotonic() > deadline:
+            told = f": {why()}" if why else ""
+            raise AssertionError(f"it did not become true in {seconds:g} s, but {found!r}{told}")
+        time.sleep(PAUSE_SECONDS)
+    return found

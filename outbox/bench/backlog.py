@@ -1,7 +1,9 @@
-"""Events that wait to be relayed, made by plain SQL; and a transaction that nobody ends."""
+"""Events that wait to be relayed, made by plain SQL; and transactions that do not end in time."""
 
 from __future__ import annotations
 
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -11,23 +13,39 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CHUNK: Final = 50_000
-"""Rows of one transaction."""
+"""Rows of one statement."""
+WRITERS: Final = 2
+"""At a time, because one cannot keep a server busy, and millions of rows take long."""
 FILL: Final = sa.text("""
-INSERT INTO outbox_event (source, type, partition_key, data, headers)
-SELECT '/bench', 'outbox.bench.order.placed', 'k' || i % 1000,
-       convert_to(rpad('{"order_id":"' || i || '","pad":"', :size - 2, 'x') || '"}', 'UTF8'),
-       '{"correlationid":"c-1","actor":"user:42"}'
+INSERT INTO outbox_event (source, type, partition_key, data)
+SELECT '/bench', 'outbox.bench.order.placed', CAST(:key AS text) || i % 1000,
+       convert_to(rpad('{"order_id":"' || i || '","pad":"', :size - 2, 'x') || '"}', 'UTF8')
   FROM generate_series(CAST(:first AS int), CAST(:last AS int)) AS i
 """)
 
 
-def fill(url: sa.URL, first: int, last: int, size: int) -> None:
-    """Insert events number `first` to `last`, each with `size` bytes of data."""
-    with _autocommit(url).connect() as connection:
-        for start in range(first, last + 1, CHUNK):
-            end = min(start + CHUNK - 1, last)
-            connection.execute(FILL, {"first": start, "last": end, "size": size})
+def fill(url: sa.URL, count: int, size: int, key: str = "k") -> None:
+    """Insert so many events, each with `size` bytes of data and one of a thousand keys."""
+    engine = _autocommit(url)
+
+    def insert(first: int) -> None:
+        with engine.connect() as connection:
+            _insert(connection, first, count, size, key)
+
+    with ThreadPoolExecutor(WRITERS) as writers:
+        deque(writers.map(insert, range(1, count + 1, CHUNK)), maxlen=0)
+    with engine.connect() as connection:
         connection.exec_driver_sql("VACUUM ANALYZE outbox_event")
+
+
+@contextmanager
+def filled_late(url: sa.URL, count: int, size: int) -> Iterator[None]:
+    """Insert as many within one transaction, which commits when the block ends."""
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    with engine.begin() as connection:
+        for first in range(1, count + 1, CHUNK):
+            _insert(connection, first, count, size, "late")
+        yield
 
 
 def empty(url: sa.URL) -> None:
@@ -44,6 +62,12 @@ def held_open(url: sa.URL) -> Iterator[None]:
         connection.exec_driver_sql("INSERT INTO outbox_event (type, data) VALUES ('held', '')")
         yield
         connection.rollback()
+
+
+def _insert(connection: sa.Connection, first: int, count: int, size: int, key: str) -> None:
+    """Insert the chunk of `count` events that begins with the `first` one."""
+    last = min(first + CHUNK - 1, count)
+    connection.execute(FILL, {"first": first, "last": last, "size": size, "key": key})
 
 
 def _autocommit(url: sa.URL) -> sa.Engine:

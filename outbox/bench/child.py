@@ -38,8 +38,8 @@ class Told:
     """What a process says of itself."""
 
     cpu_seconds: float
-    statement_count: int
-    """Statements that it sent, where it counts them; else 0."""
+    statement_count: int | None
+    """Statements that it sent to the server, where they are counted."""
     peak_bytes: int
     """The most memory that it ever had."""
     result: Any = None
@@ -142,7 +142,7 @@ def _tell(result: Any = None) -> None:
 
     told = {
         "cpu_seconds": time.process_time(),
-        "statement_count": contenders.counted.statements,
+        "statement_count": contenders.statements.count(),
         "peak_bytes": _peak_bytes(),
         "result": result,
     }

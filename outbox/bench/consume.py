@@ -15,6 +15,7 @@ import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import sqlalchemy as sa
@@ -23,6 +24,7 @@ from confluent_kafka import Producer
 from outbox.bench.handwritten import consume as handwritten
 from outbox.bench.place import quick
 from outbox.bench.report import Series
+from outbox.bench.rounds import taken
 from outbox.bench.shop import Base, Invoice, OrderPlaced, order_placed
 from outbox.codec import to_headers
 from outbox.consumer import Consumer
@@ -82,7 +84,8 @@ def _series(
     rounds = []
     for number in range(plan.rounds + 1):  # the first one only warms up
         tell(f"from {name}: round {number} of {plan.rounds}")
-        rounds.append({each: run(engine, source, plan) for each, run in CONTENDERS.items()})
+        turns = {each: partial(run, engine, source, plan) for each, run in CONTENDERS.items()}
+        rounds.append(taken(turns, number))
     return Series(
         kind="consume",
         where={"from": name, "events": plan.count, "batch": plan.batch},

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-import psycopg
 import sqlalchemy as sa
 
 from outbox.bench.handwritten import drain, poll
+from outbox.bench.statements import Statements
 from outbox.settings import RouteSettings, Settings
 from relay.daemon import Relay, Until, spare_collector
 from relay.database import make_engine
@@ -18,23 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 
-@dataclass
-class Counted:
-    """What this process has sent to the database so far."""
-
-    statements: int = 0
-
-
-counted = Counted()
-
-
-class CountingCursor(psycopg.Cursor[Any]):
-    """Counts the statements that are sent through it."""
-
-    def execute(self, *arguments: Any, **options: Any) -> Any:
-        """Count, and execute."""
-        counted.statements += 1
-        return super().execute(*arguments, **options)
+statements: Final = Statements()
+"""Counted in a relay that is watched while it has nothing to do."""
 
 
 def drain_by_relay(*, url: str, name: str, route: Mapping[str, Any]) -> dict[str, float]:
@@ -63,13 +47,16 @@ def drain_by_hand(
 
 
 def relay(*, url: str, name: str, route: Mapping[str, Any]) -> None:
-    """Relay until killed, as `outbox relay` does, and count the statements."""
+    """Relay until killed, as `outbox relay` does."""
+    _relay(_settings(url, name, route), name)
+
+
+def watched_relay(*, url: str, name: str, route: Mapping[str, Any]) -> None:
+    """Do the same, and count the statements, which costs a relay that has something to do."""
     settings = _settings(url, name, route)
     engine = make_engine(settings.url)
-    sa.event.listen(engine, "connect", _count)
-    spare_collector()
-    summary = Relay(settings, engine=engine).run().routes[name]
-    raise RuntimeError(summary.error)
+    sa.event.listen(engine, "connect", lambda connection, _: statements.watch(connection))
+    _relay(settings, name, engine)
 
 
 def poll_by_hand(*, database: Mapping[str, Any], kafka: Mapping[str, str], topic: str) -> None:
@@ -78,8 +65,15 @@ def poll_by_hand(*, database: Mapping[str, Any], kafka: Mapping[str, str], topic
 
 
 BY_NAME: Final[Mapping[str, Callable[..., Any]]] = {
-    each.__name__: each for each in (drain_by_relay, drain_by_hand, relay, poll_by_hand)
+    each.__name__: each
+    for each in (drain_by_relay, drain_by_hand, relay, watched_relay, poll_by_hand)
 }
+
+
+def _relay(settings: Settings, name: str, engine: sa.Engine | None = None) -> NoReturn:
+    spare_collector()
+    summary = Relay(settings, engine=engine).run().routes[name]
+    raise RuntimeError(summary.error)
 
 
 def _clocked(run: Callable[[], int]) -> dict[str, float]:
@@ -96,7 +90,3 @@ def _clocked(run: Callable[[], int]) -> dict[str, float]:
 def _settings(url: str, name: str, route: Mapping[str, Any]) -> Settings:
     routes = {name: RouteSettings.model_validate(route)}
     return Settings.model_validate({"database_url": url, "source": "/bench", "routes": routes})
-
-
-def _count(connection: psycopg.Connection[Any], _record: object) -> None:
-    connection.cursor_factory = CountingCursor

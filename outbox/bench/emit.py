@@ -11,6 +11,7 @@ from __future__ import annotations
 import statistics
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import sqlalchemy as sa
@@ -21,13 +22,14 @@ from outbox import pending
 from outbox.bench.handwritten import emit as handwritten
 from outbox.bench.place import quick
 from outbox.bench.report import Series
+from outbox.bench.rounds import taken
 from outbox.bench.shop import Base, Order, OrderPlaced, pad
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from outbox.bench.place import Database
-    from outbox.bench.report import Figures
+    from outbox.bench.report import Figures, Round
 
     Place = Callable[[sa.Engine, int, str], None]
     """Places an order with so many events, padded so."""
@@ -64,7 +66,7 @@ def measure(place: Database, plan: Plan, tell: Callable[[str], None]) -> Iterato
         text = pad(plan.size)
         for count in plan.counts:
             tell(f"transactions with {count} events of {plan.size:,} bytes")
-            turns = [_round(engine, count, text) for _ in range(WARM_UP + plan.rounds)]
+            turns = [_round(engine, count, text, n) for n in range(WARM_UP + plan.rounds)]
             yield Series(
                 kind="emit",
                 where={"events": count, "bytes": plan.size},
@@ -101,8 +103,9 @@ CONTENDERS: Final[dict[str, Place]] = {
 }
 
 
-def _round(engine: sa.Engine, count: int, text: str) -> dict[str, Figures]:
-    return {name: _turn(place, engine, count, text) for name, place in CONTENDERS.items()}
+def _round(engine: sa.Engine, count: int, text: str, number: int) -> Round:
+    turns = {name: partial(_turn, place, engine, count, text) for name, place in CONTENDERS.items()}
+    return taken(turns, number)
 
 
 def _turn(place: Place, engine: sa.Engine, count: int, text: str) -> Figures:

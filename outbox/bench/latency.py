@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
@@ -22,6 +23,7 @@ from outbox.bench.place import driver_arguments
 from outbox.bench.records import Arrivals
 from outbox.bench.relay import BY_HAND, relay_name
 from outbox.bench.report import Series, percentile
+from outbox.bench.rounds import taken
 from outbox.bench.shop import order_placed
 
 if TYPE_CHECKING:
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 DIRECT: Final = "direct produce"
 WARM_UP: Final = 50
 """Events that are sent first and not counted."""
+WARM_UP_SECONDS: Final = 1.0
+"""Of each contender, before the first round: a broker that just started is slow."""
 FIRST_SECONDS: Final = 0.2
 """How long a first event is waited for before another one is sent."""
 ARRIVAL_SECONDS: Final = 30.0
@@ -81,16 +85,24 @@ def measure(place: Place, plan: Plan, tell: Callable[[str], None]) -> Iterator[S
     ways = [Way(each, has_bell) for each in plan.deliveries for has_bell in plan.doorbells]
     contenders = {DIRECT: None, BY_HAND: None, **{way.name: way for way in ways}}
     samples: dict[str, list[float]] = {name: [] for name in contenders}
-    rounds = []
-    for number in range(1, plan.rounds + 1):
-        figures: dict[str, Figures] = {}
-        for name, way in contenders.items():
-            tell(f"round {number} of {plan.rounds}: {name}")
-            with place.broker.topic("latency") as topic:
-                latencies = _latencies(place, plan, name, way, topic)
-            samples[name].extend(latencies)
-            figures[name] = _figures(latencies)
-        rounds.append(figures)
+
+    def turn(plan: Plan, name: str) -> list[float]:
+        with place.broker.topic("latency") as topic:
+            return _latencies(place, plan, name, contenders[name], topic)
+
+    def measured(number: int, name: str) -> Figures:
+        tell(f"round {number + 1} of {plan.rounds}: {name}")
+        latencies = turn(plan, name)
+        samples[name].extend(latencies)
+        return _figures(latencies)
+
+    tell("warming up")
+    for name in contenders:
+        turn(replace(plan, seconds=min(plan.seconds, WARM_UP_SECONDS)), name)
+    rounds = [
+        taken({name: partial(measured, number, name) for name in contenders}, number)
+        for number in range(plan.rounds)
+    ]
     yield Series(
         kind="latency",
         where={"commits_per_second": plan.per_second, "bytes": plan.size},
@@ -211,9 +223,9 @@ def _percentiles(latencies: Sequence[float]) -> list[Mapping[str, float]]:
 def _idle(place: Place, plan: Plan, way: Way) -> Figures:
     """Watch a relay that has nothing to do."""
     with place.broker.topic("idle") as topic:
-        function, arguments = _contender(place, way, topic)
+        _, arguments = _contender(place, way, topic)
         with (
-            Child(function, arguments) as child,
+            Child("watched_relay", arguments) as child,
             _committing(place, plan, has_doorbell=True) as write,
             _arrivals(place, topic) as arrivals,
         ):
@@ -222,10 +234,11 @@ def _idle(place: Place, plan: Plan, way: Way) -> Figures:
             before, started = child.look(), time.monotonic()
             time.sleep(plan.idle_seconds)
             after, seconds = child.look(), time.monotonic() - started
-    cpu = after.cpu_seconds - before.cpu_seconds
-    statements = after.statement_count - before.statement_count
-    return {
-        "cpu_percent": cpu / seconds * 100,
-        "statements_per_second": statements / seconds,
+    figures = {
+        "cpu_percent": (after.cpu_seconds - before.cpu_seconds) / seconds * 100,
         "peak_bytes": after.peak_bytes,
     }
+    if before.statement_count is not None and after.statement_count is not None:
+        statements = after.statement_count - before.statement_count
+        figures["statements_per_second"] = statements / seconds
+    return figures

@@ -14,7 +14,7 @@ from confluent_kafka import Consumer, KafkaError, TopicPartition
 from outbox.bench.place import BenchError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
 
     from confluent_kafka import Message
@@ -38,25 +38,52 @@ class Arrived:
     """Once warm: of all after the first tenth, by the broker's clock; 0 if that took no time."""
 
 
-def count(kafka: Mapping[str, str], topic: str, partitions: int) -> Arrived:
-    """Count the records of a topic by reading them, because offsets count control records too."""
+def count(
+    kafka: Mapping[str, str], topic: str, partitions: int, expected: int, *, by_key: bool = False
+) -> Arrived:
+    """Count the records of a topic by reading them, because offsets count control records too.
+
+    It reads to the end, and where that is too early, on until as many as expected are there: what
+    ends a transaction is written to its partitions after the producer has heard that it is
+    committed. Raises `BenchError` where a record came before an earlier one of its key; that is
+    looked at only if asked for, because it takes three times as long.
+    """
     consumer = _consumer(kafka, topic, partitions, **{"enable.partition.eof": "true"})
     by_time: Counter[int] = Counter()
-    ended = 0
+    last: dict[bytes, int] = {}
+    at_end: set[int | None] = set()
     deadline = time.monotonic() + QUIET_SECONDS
     try:
-        while ended < partitions:
+        while len(at_end) < partitions or by_time.total() < expected:
             messages = consumer.consume(AT_ONCE, HOLD_SECONDS)
-            if messages:
+            ends = [message for message in messages if not _is_record(message)]
+            records = [each for each in messages if each.error() is None] if ends else messages
+            if at_end:
+                at_end -= {record.partition() for record in records}
+            at_end |= {end.partition() for end in ends}
+            if records:
                 deadline = time.monotonic() + QUIET_SECONDS
+                by_time.update(record.timestamp()[1] for record in records)
             elif time.monotonic() > deadline:
-                raise BenchError(f"the broker stopped to answer while {topic} was counted")
-            times = [message.timestamp()[1] for message in messages if _is_record(message)]
-            ended += len(messages) - len(times)
-            by_time.update(times)
+                break
+            if by_key:
+                _require_order(records, last)
     finally:
         consumer.close()
+    if len(at_end) < partitions:
+        raise BenchError(f"the broker stopped to answer while {topic} was counted")
     return Arrived(by_time.total(), warm_rate(by_time))
+
+
+def _require_order(records: Sequence[Message], last: dict[bytes, int]) -> None:
+    """Compare each record with the last one of its key, and remember it."""
+    for record in records:
+        key, number = bytes(record.key() or b""), int(_header(record, "ce_sequence"))
+        if number <= last.get(key, 0):
+            raise BenchError(
+                f"event {number} arrived after event {last[key]} of its key: this is a bug"
+            )
+        last[key] = number
 
 
 def warm_rate(by_time: Mapping[int, int]) -> float:
@@ -129,7 +156,7 @@ class Arrivals:
             error = message.error()
             with self._changed:
                 if error is None:
-                    self._seen.setdefault(_id(message), now)
+                    self._seen.setdefault(_header(message, "ce_id"), now)
                 else:
                     self._error = error
                 self._changed.notify_all()
@@ -159,7 +186,7 @@ def _is_record(message: Message) -> bool:
     raise BenchError(f"reading back from the broker failed: {error.str()}")
 
 
-def _id(message: Message) -> str:
+def _header(message: Message, name: str) -> str:
     headers: Mapping[str, Any] = dict(message.headers() or [])
-    found: bytes = headers["ce_id"]
+    found: bytes = headers[name]
     return found.decode()

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     Figures = Mapping[str, float]
     """One contender's figures in one round, by metric; a metric's name ends in its unit."""
     Round = Mapping[str, Figures]
-    """One round: the contenders in the order in which they ran."""
+    """One round: what every contender did; they are in one order, whoever came first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +38,7 @@ class Series:
         contenders = {
             name: {
                 "median": self._median(name),
-                "ratio": self._against(name, self.ratios, _ratio),
+                "ratio": self._against(name, self.ratios, ratio),
                 "above": self._against(name, self.differences, _difference),
                 **self.extra.get(name, {}),
             }
@@ -73,7 +73,8 @@ class Series:
         }
 
 
-def _ratio(mine: float, other: float) -> float:
+def ratio(mine: float, other: float) -> float:
+    """Return one figure as a multiple of another."""
     return mine / other if other else math.inf
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -53,16 +54,16 @@ def machine_line(report: Mapping[str, Any]) -> str:
 
 
 def _table(kind: str, series: Sequence[Mapping[str, Any]]) -> Table:
-    columns = COLUMNS[kind]
-    rows = [
-        [column.cell(each, name) for column in columns]
-        for each in series
-        for name in each["contenders"]
+    """Make the table of a kind, without the columns that nothing was measured for."""
+    found = [
+        (column, [column.cell(each, name) for each in series for name in each["contenders"]])
+        for column in COLUMNS[kind]
     ]
+    columns = [(column, cells) for column, cells in found if any(cells)]
     return Table(
-        [column.title for column in columns],
-        rows,
-        sum(column.is_text for column in columns),
+        [column.title for column, _ in columns],
+        [*zip(*(cells for _, cells in columns), strict=True)],
+        sum(column.is_text for column, _ in columns),
     )
 
 
@@ -74,12 +75,20 @@ def _where(key: str) -> Cell:
     return lambda series, _name: f"{series['where'][key]:,}"
 
 
-def _held_open(series: Mapping[str, Any], name: str) -> str:
-    return f"{name}, a transaction held open" if series["where"]["held_open"] else name
-
-
 def _median(metric: str, digits: int = 0, unit: float = 1) -> Cell:
-    return lambda series, name: f"{series['contenders'][name]['median'][metric] / unit:,.{digits}f}"
+    def cell(series: Mapping[str, Any], name: str) -> str:
+        value = series["contenders"][name]["median"].get(metric)
+        return "" if value is None else f"{value / unit:,.{digits}f}"
+
+    return cell
+
+
+def _of_smallest(metric: str) -> Cell:
+    def cell(series: Mapping[str, Any], name: str) -> str:
+        found = series["contenders"][name].get("of_smallest")
+        return "" if found is None else f"{found[metric]:.2f}"
+
+    return cell
 
 
 def _ratio(metric: str, other: str) -> Cell:
@@ -90,20 +99,44 @@ def _above(metric: str, other: str) -> Cell:
     return lambda series, name: _compared(series["contenders"][name]["above"][metric], other, "+")
 
 
+def _beside(change: str, into: str, cell: Callable[[str], Cell]) -> Cell:
+    """Compare a contender with the one whose name differs from its own so; others not at all."""
+
+    def compared(series: Mapping[str, Any], name: str) -> str:
+        other = name.replace(change, into)
+        return "" if other == name else cell(other)(series, name)
+
+    return compared
+
+
 def _compared(values: Mapping[str, float], other: str, sign: str) -> str:
     """Write what a contender is beside another one; nothing beside itself."""
     return f"{values[other]:{sign}.2f}" if other in values else ""
 
 
+EXACTLY, AT_LEAST = "exactly-once", "at-least-once"
 CONTENDER: Final = Column("", _name, is_text=True)
 COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
     "relay": [
-        Column("", _held_open, is_text=True),
+        CONTENDER,
         Column("rows", _where("rows")),
         Column("bytes", _where("bytes")),
         Column("rows/s", _median("rows_per_second")),
         Column("of by hand", _ratio("rows_per_second", "by hand")),
+        Column("of at-least-once", _beside(EXACTLY, AT_LEAST, partial(_ratio, "rows_per_second"))),
+        Column("of smallest", _of_smallest("rows_per_second")),
         Column("rows/s once warm", _median("warm_rows_per_second")),
+        Column("of smallest", _of_smallest("warm_rows_per_second")),
+        Column("CPU s", _median("cpu_seconds", 2)),
+        Column("peak MiB", _median("peak_bytes", unit=MEBIBYTE)),
+    ],
+    "late": [
+        CONTENDER,
+        Column("rows", _where("rows")),
+        Column("bytes", _where("bytes")),
+        Column("rows/s", _median("rows_per_second")),
+        Column("of by hand", _ratio("rows_per_second", "by hand")),
+        Column("of not late", _beside(", late", "", partial(_ratio, "rows_per_second"))),
         Column("CPU s", _median("cpu_seconds", 2)),
         Column("peak MiB", _median("peak_bytes", unit=MEBIBYTE)),
     ],
@@ -144,6 +177,7 @@ COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
         Column("max ms", _median("max_ms", 1)),
         Column("p50 above direct", _above("p50_ms", "direct produce")),
         Column("p99 above direct", _above("p99_ms", "direct produce")),
+        Column("p50 above at-least-once", _beside(EXACTLY, AT_LEAST, partial(_above, "p50_ms"))),
     ],
     "idle": [
         CONTENDER,

@@ -70,11 +70,14 @@ def relay(
         typer.Option("--bytes", min=48, metavar="N", help="Of an event (200 and 2048)."),
     ] = None,
     rounds: Rounds = 3,
+    large_rounds: Annotated[
+        int, typer.Option(min=1, metavar="N", help="At most, of backlogs beyond a million.")
+    ] = 2,
     page_size: Annotated[
         int, typer.Option(min=1, metavar="N", help="Of the hand-written script.")
     ] = 10_000,
     held_open: Annotated[
-        bool, typer.Option("--held-open", help="Keep a transaction open from the start.")
+        bool, typer.Option("--held-open", help="Measure beside an open transaction as well.")
     ] = False,
     delivery: Delivery = None,
     partitions: Partitions = 3,
@@ -91,13 +94,39 @@ def relay(
             sizes=size or SIZES,
             deliveries=_deliveries(place, delivery),
             rounds=rounds,
+            large_rounds=large_rounds,
             page=page_size,
-            is_held_open=held_open,
+            has_held_open=held_open,
         )
         return bench.measure(place, plan, _tell)
 
     run = of(context)
     _run(run, "relay", _place(run, route, partitions), measure, note, as_json=as_json)
+
+
+@app.command("late")
+def late(
+    context: typer.Context,
+    *,
+    rows: Annotated[int, typer.Option(min=1, metavar="N", help="Of the transaction.")] = 1_000_000,
+    size: Annotated[int, typer.Option("--bytes", min=48, metavar="N", help="Of an event.")] = 200,
+    rounds: Rounds = 2,
+    delivery: Delivery = None,
+    partitions: Partitions = 3,
+    route: Route = None,
+    note: Note = "",
+    as_json: AsJson = False,
+) -> None:
+    """How fast a large transaction goes to Kafka that commits after others were delivered."""
+    from outbox.bench import late as bench  # noqa: PLC0415  # see above
+
+    def measure(place: Place) -> Iterable[Series]:
+        deliveries = _deliveries(place, delivery)
+        plan = bench.Plan(rows=rows, size=size, deliveries=deliveries, rounds=rounds)
+        return bench.measure(place, plan, _tell)
+
+    run = of(context)
+    _run(run, "late", _place(run, route, partitions), measure, note, as_json=as_json)
 
 
 @app.command("latency")

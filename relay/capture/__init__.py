@@ -1,6 +1,7 @@
 """③ Capture: reads from the outbox table what became visible since a position, each row once.
 
-One implementation a kind of database: `snapshot` on PostgreSQL, `serial` on SQLite.
+One implementation a kind of database: `snapshot` on PostgreSQL, `serial` on SQLite, `portable` on
+MariaDB.
 """
 
 from __future__ import annotations
@@ -121,8 +122,12 @@ def open_capture(engine: sa.Engine, source: str = "") -> Capture:
             from relay.capture.serial import SerialCapture  # noqa: PLC0415  # as above, needs none
 
             return SerialCapture(engine, source)
+        case "mariadb" | "mysql":
+            from relay.capture.portable import PortableCapture  # noqa: PLC0415  # the same
+
+            return PortableCapture(engine, source)
         case other:
             raise ConfigurationError(
                 f"the relay cannot read events from {other}; database_url has to start with"
-                " postgresql+psycopg:// or sqlite://"
+                " postgresql+psycopg://, mariadb+pymysql:// or sqlite://"
             )

@@ -36,6 +36,8 @@ class ReadConnection:
         self._pool = engine.pool.recreate()
         self._name = shown(engine.url)
         self._connection: psycopg.Connection[Any] | None = None
+        self._is_compiled = False
+        """The server would compile plans in the sessions that a pooler lends, if it were let."""
 
     def rows(
         self, name: str, parameters: Mapping[str, object] | None = None
@@ -48,7 +50,12 @@ class ReadConnection:
         """Read a page, its text as the bytes that the server sends."""
         with self._errors(), self._open().cursor(binary=True) as cursor:
             cursor.adapters.register_loader("text", ByteaBinaryLoader)
-            return cursor.execute(SQL["next_page"], parameters).fetchall()
+            if not self._is_compiled:
+                return cursor.execute(SQL["next_page"], parameters).fetchall()
+            with cursor.connection.pipeline():  # one transaction, one round trip
+                cursor.connection.execute(SQL["compile_nothing_now"])
+                cursor.execute(SQL["next_page"], parameters)
+            return cursor.fetchall()
 
     def run(self, name: str) -> None:
         """Run a named statement that returns no rows."""
@@ -64,7 +71,7 @@ class ReadConnection:
     def _open(self) -> psycopg.Connection[Any]:
         if self._connection is None:
             self._connection = connect(self._pool, self._name)
-            _compile_nothing(self._connection)
+            self._is_compiled = _compiles(self._connection)
             self._check(self._connection)
         return self._connection
 
@@ -139,15 +146,14 @@ def connect(pool: sa.Pool, name: str) -> psycopg.Connection[Any]:
     return connection
 
 
-def _compile_nothing(connection: psycopg.Connection[Any]) -> None:
-    """Keep the server from compiling plans, which takes seconds where there are partitions.
+def _compiles(connection: psycopg.Connection[Any]) -> bool:
+    """Keep the server from compiling plans in a session of one's own; tell whether it still does.
 
-    Only in a session of one's own: a pooler would lend one that is set so to others.
+    What compiling costs is what reading a page does many times over, wherever the planner expects
+    more than there is: of millions of rows that were never analyzed, or of many partitions.
     """
-    connection.execute(
-        "SELECT set_config('jit', 'off', false) WHERE pg_backend_pid() = %s",
-        (connection.info.backend_pid,),
-    )
+    pid = connection.info.backend_pid
+    return _rows(connection, "compile_nothing", {"pid": pid}) == [("on",)]
 
 
 def _rows(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from outbox.errors import ConfigurationError, ForeignPositionError
+from relay.capture.gap import Gap, Gaps, up_to
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 SNAPSHOT: Final = "snapshot"
 SERIAL: Final = "serial"
+PORTABLE: Final = "portable"
+KINDS: Final = (SNAPSHOT, SERIAL, PORTABLE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +27,7 @@ class Server:
     system: str
     """Its system identifier: the same for a server, its standbys and physical copies."""
     incarnation: str
-    """A UUID that a crash, a fail-over, a restore or a clone empties."""
+    """A UUID that a crash, a fail-over, a restore or a clone empties; on MariaDB a restart too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +64,12 @@ class SnapshotPosition:
             "transactions": list(self.late.transactions),
             "cursor": self.late.cursor,
         }
-        server = {"system": self.server.system, "incarnation": self.server.incarnation}
         return {
             "kind": SNAPSHOT,
             "floor": self.floor,
             "snapshot": self.snapshot,
             "late": late,
-            "server": server,
+            "server": _server_to_json(self.server),
         }
 
 
@@ -82,6 +84,33 @@ class SerialPosition:
         return {"kind": SERIAL, "floor": self.floor}
 
 
+@dataclass(frozen=True, slots=True)
+class PortablePosition:
+    """A position on a database that tells nothing about transactions (MariaDB).
+
+    Delivered is each row numbered at or below `floor` that is in none of the `gaps`, which all
+    are at or below it. A number in no gap there was delivered, or will never have a row.
+    """
+
+    floor: int
+    gaps: Gaps
+    server: Server
+
+    @property
+    def settled_floor(self) -> int:
+        """Each row numbered at or below this is delivered, also those that commit later."""
+        return self.gaps[0].first - 1 if self.gaps else self.floor
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `read_portable` reads."""
+        return {
+            "kind": PORTABLE,
+            "floor": self.floor,
+            "gaps": self.gaps,
+            "server": _server_to_json(self.server),
+        }
+
+
 def read_snapshot(stored: Mapping[str, Any]) -> SnapshotPosition:
     """Read a stored position of PostgreSQL.
 
@@ -90,7 +119,7 @@ def read_snapshot(stored: Mapping[str, Any]) -> SnapshotPosition:
     """
     _check_kind(stored, SNAPSHOT)
     try:
-        late, server = stored["late"], stored["server"]
+        late = stored["late"]
         return SnapshotPosition(
             floor=int(stored["floor"]),
             snapshot=_snapshot(stored["snapshot"]),
@@ -100,7 +129,7 @@ def read_snapshot(stored: Mapping[str, Any]) -> SnapshotPosition:
                 transactions=tuple(int(x) for x in late["transactions"]),
                 cursor=int(late["cursor"]),
             ),
-            server=Server(str(server["system"]), str(server["incarnation"])),
+            server=_server(stored),
         )
     except (KeyError, TypeError, ValueError) as exc:
         raise _unreadable(exc) from exc
@@ -111,6 +140,18 @@ def read_serial(stored: Mapping[str, Any]) -> SerialPosition:
     _check_kind(stored, SERIAL)
     try:
         return SerialPosition(floor=int(stored["floor"]))
+    except (KeyError, TypeError, ValueError) as exc:
+        raise _unreadable(exc) from exc
+
+
+def read_portable(stored: Mapping[str, Any]) -> PortablePosition:
+    """Read a stored position of MariaDB; raises as `read_snapshot` does."""
+    _check_kind(stored, PORTABLE)
+    try:
+        gaps = tuple(
+            Gap(int(first), int(last), int(seen_at)) for first, last, seen_at in stored["gaps"]
+        )
+        return PortablePosition(int(stored["floor"]), gaps, _server(stored))
     except (KeyError, TypeError, ValueError) as exc:
         raise _unreadable(exc) from exc
 
@@ -127,12 +168,23 @@ def rewind(position: Position, seq: int) -> Position:
     match position:
         case SerialPosition(floor):
             return SerialPosition(min(floor, seq))
+        case PortablePosition(floor, gaps):
+            return replace(position, floor=min(floor, seq), gaps=up_to(gaps, seq))
         case SnapshotPosition(floor, _, LatePass(target, _, cursor)) if cursor >= min(floor, seq):
             return replace(position, floor=min(floor, seq), snapshot=target, late=None)
         case SnapshotPosition(floor):
             return replace(position, floor=min(floor, seq))
         case _:
             raise TypeError(f"a {type(position).__name__} cannot be rewound")
+
+
+def _server_to_json(server: Server) -> dict[str, str]:
+    return {"system": server.system, "incarnation": server.incarnation}
+
+
+def _server(stored: Mapping[str, Any]) -> Server:
+    server = stored["server"]
+    return Server(str(server["system"]), str(server["incarnation"]))
 
 
 def _snapshot(text: str) -> str:
@@ -143,7 +195,7 @@ def _snapshot(text: str) -> str:
 
 def _check_kind(stored: Mapping[str, Any], kind: str) -> None:
     found = stored.get("kind")
-    if found in (SNAPSHOT, SERIAL) and found != kind:
+    if found in KINDS and found != kind:
         raise ForeignPositionError(
             "the stored position was made on another kind of database; to go on with this one,"
             " run `outbox relay --rebase`"

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+Row = TypeVar("Row")
 
 PAGE_BYTES: Final = 8_000_000
 """Data that a page should come to, at most."""
@@ -27,3 +32,18 @@ class Sizing:
         grown = GROWTH * self._limit
         fitting = PAGE_BYTES * count // size if size else grown
         self._limit = max(1, min(grown, fitting))
+
+
+def fitting(rows: Iterable[Row], size_of: Callable[[Row], int]) -> tuple[list[Row], bool]:
+    """Take rows until their data comes to a page; tell whether there was another one.
+
+    One row is always taken, however large it is. The rest is not fetched.
+    """
+    taken: list[Row] = []
+    left = PAGE_BYTES
+    for row in rows:
+        left -= size_of(row)
+        if left < 0 and taken:
+            return taken, True
+        taken.append(row)
+    return taken, False

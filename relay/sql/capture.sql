@@ -26,8 +26,9 @@
 --   OFFSET 0 keep the parts apart. Of an array that a subquery makes it expects ten elements, and of a
 --   range with two ends little: without statistics the estimates would else pass the cost at which the
 --   server compiles the plan (jit_above_cost), and 2 ms become 140. For the same reason late rows come
---   in smaller pages. The inner LIMIT of the fresh ones is a constant, because with an unknown one the
---   planner expects a tenth of the table.
+--   in smaller pages. It does not do for some millions of rows that were never analyzed, nor for many
+--   partitions, so compiling is switched off as well (`compile_nothing`). The inner LIMIT of the fresh
+--   ones is a constant, because with an unknown one the planner expects a tenth of the table.
 WITH ended AS MATERIALIZED (
     SELECT unnest(ARRAY(
         SELECT x
@@ -167,6 +168,15 @@ SELECT coalesce(max(seq), 0), pg_current_snapshot()::text FROM outbox_event;
 -- name: is_standby
 -- A standby's snapshots list no running transaction, so late rows would be lost there.
 SELECT pg_is_in_recovery();
+
+-- name: compile_nothing
+-- Keeps the server from compiling plans in a session of the connection's own, and says whether it does.
+-- Where somebody else has the session next, behind a pooler, the session is left as it is.
+SELECT CASE WHEN pg_backend_pid() = %(pid)s THEN set_config('jit', 'off', false) ELSE current_setting('jit') END;
+
+-- name: compile_nothing_now
+-- The same for this transaction alone.
+SELECT set_config('jit', 'off', true);
 
 -- name: numbering
 -- How numbers are drawn. Numbers cached by a session, or drawn downwards or in a circle, tell nothing

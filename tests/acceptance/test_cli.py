@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import select
 import signal
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,6 +14,7 @@ from outbox import dead_letter
 from outbox.dead_letter import Failure, Filter, Status
 from outbox.table import outbox_event
 from tests.acceptance.cli import Program, envelope, insert, set_aside
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     import subprocess
@@ -274,14 +274,12 @@ def test_a_running_relay_goes_on_from_where_it_was_moved(
 
 
 def await_backlog(program: Program, count: int) -> dict[str, Any]:
-    deadline = time.monotonic() + 60
-    while True:
-        (route,) = json.loads(printed(program.call("status", "--json")))["routes"]
-        if route["backlog_count"] == count and route["floor"] is not None:
-            found: dict[str, Any] = route
-            return found
-        assert time.monotonic() < deadline, route
-        time.sleep(0.05)
+    def route() -> dict[str, Any]:
+        (found,) = json.loads(printed(program.call("status", "--json")))["routes"]
+        is_reached = found["backlog_count"] == count and found["floor"] is not None
+        return found if is_reached else {}
+
+    return eventually(route, why=lambda: printed(program.call("status")))
 
 
 def test_python_m_relay_is_the_same(tmp_path: Path, sqlite_url: str) -> None:

@@ -86,7 +86,7 @@ def test_all_is_well_on_postgres(program: Program, postgres_url: str) -> None:
 def test_all_is_well_on_sqlite(program: Program, sqlite_url: str) -> None:
     done = program.call("doctor", OUTBOX_DATABASE_URL=sqlite_url)
     assert done.returncode == 0
-    names = ("database", "clock", "tables", "rights", "capture", "route kafka")
+    names = ("database", "clock", "journal", "tables", "rights", "capture", "route kafka")
     assert states(done) == dict.fromkeys(names, "ok")
 
 

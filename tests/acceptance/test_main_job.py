@@ -19,6 +19,7 @@ from confluent_kafka import Consumer, TopicPartition
 
 from outbox.table import outbox_checkpoint
 from tests.acceptance import counting
+from tests.waiting import eventually
 from tools.servers import kafka
 
 if TYPE_CHECKING:
@@ -157,7 +158,9 @@ def run(load: Load, engine: sa.Engine, broker: KafkaServer, folder: Path) -> Cou
             blow()
         fleet.let_writers_end()
         committed = counter_total(engine)
-        wait_until(lambda: effect_count(engine) >= committed, load.timeout_seconds, folder)
+        eventually(
+            lambda: effect_count(engine) >= committed, load.timeout_seconds, lambda: tails(folder)
+        )
         # Whatever is still on its way, duplicates above all, has to have no effect.
         fleet.finish()
     return count(engine, broker)
@@ -331,13 +334,8 @@ def counter_total(engine: sa.Engine) -> int:
 def wait_for_progress(measure: Callable[[], int], logs: Path) -> None:
     """Wait until a number has grown: the process in question works again."""
     start = measure()
-    wait_until(lambda: measure() > start, 120, logs)
+    eventually(lambda: measure() > start, 120, lambda: tails(logs))
 
 
-def wait_until(is_reached: Callable[[], bool], timeout_seconds: float, logs: Path) -> None:
-    deadline = time.monotonic() + timeout_seconds
-    while not is_reached():
-        if time.monotonic() > deadline:
-            tails = [f"{log.name}: {log.read_text()[-1500:]}" for log in logs.glob("*.log")]
-            pytest.fail("it was not reached in time\n" + "\n".join(tails))
-        time.sleep(0.05)
+def tails(logs: Path) -> str:
+    return "\n".join(f"{log.name}: {log.read_text()[-1500:]}" for log in logs.glob("*.log"))

@@ -29,10 +29,11 @@ from relay import lease
 from relay.database import IDLE_SECONDS, make_engine, transaction
 from relay.lease import Grant
 from tests.absence import skipped_unless_ci
+from tests.waiting import eventually
 from tools.servers.clock import find_faketime, wrong_clock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
     from datetime import datetime
     from pathlib import Path
 
@@ -254,13 +255,6 @@ def fleet(
         watch.start()
         stack.callback(watch.end)
         yield made
-
-
-def eventually(fact: Callable[[], object], seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not fact():
-        assert time.monotonic() < deadline, "it did not become true"
-        time.sleep(0.005)
 
 
 def turns(fleet: Fleet, route: str) -> list[int]:

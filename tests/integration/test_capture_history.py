@@ -20,13 +20,12 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from relay.capture import Capture, open_capture, snapshot
-from tests.capturing import INSERT, Reader, Writer, connect, numbers, writers
+from relay.capture import Capture, open_capture, portable, snapshot
+from tests.capturing import Reader, Writer, numbers, writers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import psycopg
     import sqlalchemy as sa
 
 FULL = os.environ.get("HYPOTHESIS_PROFILE") == "full"
@@ -34,9 +33,20 @@ KEYS = ("a", "b", "c")
 SESSIONS = st.integers(0, 3)
 
 
+@pytest.fixture(params=["postgres", "mariadb"])
+def engine(request: pytest.FixtureRequest) -> sa.Engine:
+    found: sa.Engine = request.getfixturevalue(f"{request.param}_engine")
+    return found
+
+
 @pytest.fixture
-def capture(postgres_engine: sa.Engine) -> Iterator[Capture]:
-    opened = open_capture(postgres_engine)
+def url(engine: sa.Engine) -> str:
+    return engine.url.render_as_string(hide_password=False)
+
+
+@pytest.fixture
+def capture(engine: sa.Engine) -> Iterator[Capture]:
+    opened = open_capture(engine)
     yield opened
     opened.close()
 
@@ -84,7 +94,7 @@ class Histories(RuleBasedStateMachine):
             return
         level = self.levels[session][-1]
         if holder is None:
-            self.sessions[session].run("SELECT pg_advisory_xact_lock(%s)", ord(key))
+            # Nobody else steps meanwhile, so that it is held need not be told to the database.
             level.keys.add(key)
         level.events += [(key, self.sessions[session].emit(key)) for _ in range(count)]
 
@@ -104,7 +114,7 @@ class Histories(RuleBasedStateMachine):
     def release(self, session: int) -> None:
         levels = self.levels[session]
         if len(levels) > 1:
-            self.sessions[session].run(f"RELEASE s{len(levels) - 1}")
+            self.sessions[session].run(f"RELEASE SAVEPOINT s{len(levels) - 1}")
             inner = levels.pop()
             levels[-1].events += inner.events
             levels[-1].keys |= inner.keys
@@ -171,19 +181,24 @@ class Histories(RuleBasedStateMachine):
                 session.rollback()
 
 
-@pytest.mark.timeout(3600 if FULL else 120)
+@pytest.mark.timeout(3600 if FULL else 300)
 def test_every_history_is_read_exactly_once_and_in_order(
-    postgres_url: str, capture: Capture, monkeypatch: pytest.MonkeyPatch
+    url: str, capture: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Pages can hold more rows than late ones, so both limits are met."""
+    """Pages can hold more rows than late ones, so both limits are met; gaps are closed at once."""
     monkeypatch.setattr(snapshot, "LATE_LIMIT", 1)
+    monkeypatch.setattr(portable, "CLOSE_SECONDS", 0.0)
+    monkeypatch.setattr(portable, "CHUNK", 2)
+    # Nobody here is between drawing a number and inserting its row.
+    monkeypatch.setattr(portable, "_gap_seconds", lambda _: -60)
     profile = settings(
-        max_examples=10_000 if FULL else 400,
+        # A step on MariaDB takes three times as long.
+        max_examples=10_000 if FULL else 400 if url.startswith("postgresql") else 120,
         stateful_step_count=60 if FULL else 40,
         deadline=None,
         suppress_health_check=list(HealthCheck),
     )
-    with writers(postgres_url, 4) as sessions:
+    with writers(url, 4) as sessions:
 
         class Bound(Histories):
             def __init__(self) -> None:
@@ -195,48 +210,38 @@ def test_every_history_is_read_exactly_once_and_in_order(
 class Load:
     """Writers that lock a key, count it up, emit the count, and sometimes change their mind."""
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    def __init__(self) -> None:
         self.stopping = threading.Event()
         self.committed: list[tuple[str, str, int]] = []
         self.errors: list[BaseException] = []
 
-    def write(self, seed: int) -> None:
+    def write(self, session: Writer, seed: int) -> None:
         try:
-            with connect(self.url) as connection:
-                chosen = random.Random(seed)
-                while not self.stopping.is_set():
-                    self._transaction(connection, chosen)
+            chosen = random.Random(seed)
+            while not self.stopping.is_set():
+                self._transaction(session, chosen)
         except BaseException as exc:  # noqa: BLE001  # handed to the test
             self.errors.append(exc)
 
-    def _transaction(self, connection: psycopg.Connection[Any], chosen: random.Random) -> None:
+    def _transaction(self, session: Writer, chosen: random.Random) -> None:
         events: list[tuple[str, str, int]] = []
         for key in sorted(chosen.sample(range(40), chosen.randint(1, 3))):
             if chosen.random() < 0.2:
-                connection.execute("SAVEPOINT inner_one")
-                self._emit(connection, str(key))
-                connection.execute("ROLLBACK TO inner_one")
-            events += [self._emit(connection, str(key)) for _ in range(chosen.randint(1, 3))]
+                session.run("SAVEPOINT inner_one")
+                self._emit(session, str(key))
+                session.run("ROLLBACK TO inner_one")
+            events += [self._emit(session, str(key)) for _ in range(chosen.randint(1, 3))]
         if chosen.random() < 0.2:
-            connection.rollback()
+            session.rollback()
         else:
-            connection.commit()
+            session.commit()
             self.committed += events
 
     @staticmethod
-    def _emit(connection: psycopg.Connection[Any], key: str) -> tuple[str, str, int]:
-        counted = connection.execute(
-            "UPDATE aggregate SET version = version + 1 WHERE key = %s RETURNING version", (key,)
-        ).fetchone()
-        assert counted is not None
-        row = connection.execute(
-            "INSERT INTO outbox_event (type, data, partition_key, subject)"
-            " VALUES ('test.happened', '', %s, %s) RETURNING seq",
-            (key, str(counted[0])),
-        ).fetchone()
-        assert row is not None
-        return key, str(counted[0]), int(row[0])
+    def _emit(session: Writer, key: str) -> tuple[str, str, int]:
+        session.run("UPDATE aggregate SET version = version + 1 WHERE name = %s", key)
+        version = session.value("SELECT version FROM aggregate WHERE name = %s", key)
+        return key, str(version), session.emit(key, str(version))
 
 
 @pytest.mark.parametrize(
@@ -244,15 +249,19 @@ class Load:
 )
 @pytest.mark.timeout(240)
 def test_twenty_four_writers_lose_nothing_repeat_nothing_and_keep_the_order_of_keys(
-    postgres_url: str, capture: Capture, seconds: int
+    url: str, capture: Capture, seconds: int
 ) -> None:
-    load = Load(postgres_url)
-    with connect(postgres_url) as endless:
-        endless.execute("CREATE TABLE aggregate (key text PRIMARY KEY, version int NOT NULL)")
-        endless.execute("INSERT INTO aggregate SELECT i, 0 FROM generate_series(0, 39) AS i")
+    load = Load()
+    with writers(url, 25) as (endless, *sessions):
+        endless.run("CREATE TABLE aggregate (name varchar(9) PRIMARY KEY, version int NOT NULL)")
+        for number in range(40):
+            endless.run("INSERT INTO aggregate VALUES (%s, 0)", str(number))
         endless.commit()
-        endless.execute(INSERT.encode(), ("endless",))
-        threads = [threading.Thread(target=load.write, args=(seed,)) for seed in range(24)]
+        endless.emit("endless")
+        threads = [
+            threading.Thread(target=load.write, args=(session, seed))
+            for seed, session in enumerate(sessions)
+        ]
         for thread in threads:
             thread.start()
         seen, late = _read_while(capture, load, threads, seconds)

@@ -16,9 +16,20 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
 
+@pytest.fixture(params=["postgres", "mariadb"])
+def engine(request: pytest.FixtureRequest) -> sa.Engine:
+    found: sa.Engine = request.getfixturevalue(f"{request.param}_engine")
+    return found
+
+
+on_postgres = pytest.mark.parametrize("engine", ["postgres"], indirect=True)
+"""For what only PostgreSQL has."""
+on_mariadb = pytest.mark.parametrize("engine", ["mariadb"], indirect=True)
+
+
 @pytest.fixture
-def capture(postgres_engine: sa.Engine) -> Iterator[Capture]:
-    opened = open_capture(postgres_engine)
+def capture(engine: sa.Engine) -> Iterator[Capture]:
+    opened = open_capture(engine)
     yield opened
     opened.close()
 
@@ -30,8 +41,8 @@ def reader(request: pytest.FixtureRequest, capture: Capture) -> Reader:
 
 
 @pytest.fixture
-def sessions(postgres_url: str) -> Iterator[list[Writer]]:
-    with writers(postgres_url, 3) as made:
+def sessions(engine: sa.Engine) -> Iterator[list[Writer]]:
+    with writers(engine.url.render_as_string(hide_password=False), 3) as made:
         yield made
 
 
@@ -48,6 +59,7 @@ def test_a_row_that_commits_late_is_read_although_a_larger_number_was(
     assert reader.drain() == []
 
 
+@on_postgres
 def test_a_reader_that_goes_by_the_number_alone_loses_rows_of_this_very_race(
     postgres_url: str, sessions: list[Writer]
 ) -> None:
@@ -80,6 +92,7 @@ def test_a_transaction_that_never_ends_holds_up_nobody(
     assert reader.drain() == kept
 
 
+@on_postgres
 def test_a_transaction_at_or_above_xmax_may_have_drawn_numbers_below_the_floor(
     reader: Reader, sessions: list[Writer]
 ) -> None:
@@ -146,7 +159,7 @@ def test_a_rolled_back_savepoint_takes_its_rows_with_it_and_a_released_one_does_
     inner = nested.emit()
     nested.run("SAVEPOINT three")
     innermost = nested.emit()
-    nested.run("RELEASE two")
+    nested.run("RELEASE SAVEPOINT two")
     seq = other.emit()
     other.commit()
     assert reader.drain() == [seq]
@@ -154,6 +167,7 @@ def test_a_rolled_back_savepoint_takes_its_rows_with_it_and_a_released_one_does_
     assert reader.drain() == [outer, inner, innermost]
 
 
+@on_postgres
 def test_an_exception_block_of_a_procedure_is_a_savepoint(
     reader: Reader, sessions: list[Writer]
 ) -> None:
@@ -167,6 +181,7 @@ def test_an_exception_block_of_a_procedure_is_a_savepoint(
     assert len(reader.drain()) == 2
 
 
+@on_postgres
 def test_a_prepared_transaction_is_read_once_it_is_committed(
     reader: Reader, sessions: list[Writer], postgres_url: str
 ) -> None:
@@ -183,6 +198,7 @@ def test_a_prepared_transaction_is_read_once_it_is_committed(
     assert reader.drain() == [first]
 
 
+@on_postgres
 def test_rows_of_copy_are_read_in_the_order_of_their_numbers(
     reader: Reader, sessions: list[Writer]
 ) -> None:
@@ -227,6 +243,7 @@ def test_late_rows_come_before_fresh_ones_and_several_writers_interleave_by_numb
     assert reader.drain() == late + fresh
 
 
+@on_postgres
 def test_what_commits_during_a_late_pass_waits_for_its_end(
     capture: Capture, sessions: list[Writer]
 ) -> None:
@@ -250,6 +267,7 @@ def test_what_commits_during_a_late_pass_waits_for_its_end(
     assert reader.drain() == [*later, fresh]
 
 
+@on_postgres
 def test_an_empty_page_of_a_pass_is_not_the_last(capture: Capture, sessions: list[Writer]) -> None:
     reader = Reader(capture, 3)
     slow, other, _ = sessions
@@ -267,6 +285,7 @@ def test_an_empty_page_of_a_pass_is_not_the_last(capture: Capture, sessions: lis
     assert reader.drain() == [fresh]
 
 
+@on_postgres
 def test_a_page_of_many_late_rows_holds_no_fresh_one(
     capture: Capture, sessions: list[Writer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -359,6 +378,7 @@ def test_the_backlog_counts_late_rows_fresh_rows_and_the_rest_of_a_pass(
     assert count() == 0
 
 
+@on_postgres
 def test_rewinding_reads_again_what_is_above_a_number_and_keeps_what_is_pending_below(
     capture: Capture, sessions: list[Writer]
 ) -> None:
@@ -381,5 +401,65 @@ def test_rewinding_reads_again_what_is_above_a_number_and_keeps_what_is_pending_
             position = rewind(capture.position(stored), seq)
             assert isinstance(position, SnapshotPosition)
             again = Reader(capture, 2, position)
+            assert set(again.drain()) == pending | {n for n in visible if n > seq}
+            assert len(again.delivered) == len(set(again.delivered))
+
+
+@on_mariadb
+def test_a_prepared_transaction_of_mariadb_is_read_once_it_is_committed(
+    reader: Reader, sessions: list[Writer]
+) -> None:
+    prepared, other, _ = sessions
+    prepared.run("XA START 'capture'")
+    first = prepared.emit()
+    prepared.run("XA END 'capture'")
+    prepared.run("XA PREPARE 'capture'")
+    seq = other.emit()
+    other.commit()
+    assert reader.drain() == [seq]
+    prepared.run("XA COMMIT 'capture'")
+    assert reader.drain() == [first]
+
+
+@on_mariadb
+def test_what_is_late_is_read_by_number_however_much_of_it_comes_meanwhile(
+    capture: Capture, sessions: list[Writer]
+) -> None:
+    reader = Reader(capture, 7)
+    one, two, other = sessions
+    late = [one.emit() for _ in range(20)]
+    later = [two.emit() for _ in range(10)]
+    seq = other.emit()
+    other.commit()
+    assert reader.drain() == [seq]
+    one.commit()
+    assert reader.read() == late[:7]
+    two.commit()
+    fresh = other.emit()
+    other.commit()
+    assert reader.read() == late[7:14]
+    assert reader.drain() == [*late[14:], *later, fresh]
+
+
+@on_mariadb
+def test_rewinding_reads_again_what_is_above_a_number_and_what_is_missing_below(
+    capture: Capture, sessions: list[Writer]
+) -> None:
+    slow, other, endless = sessions
+    start = [other.emit(), slow.emit(), other.emit(), slow.emit(), other.emit(), endless.emit()]
+    other.commit()
+    reader = Reader(capture, 1)
+    reader.drain()
+    states = [reader.stored]
+    slow.commit()
+    while not reader.page().is_last:
+        reader.read()
+        states.append(reader.stored)
+    visible = start[:-1]
+    for stored in states:
+        reader.stored = stored
+        pending = set(reader.drain())
+        for seq in range(start[-1] + 1):
+            again = Reader(capture, 2, rewind(capture.position(stored), seq))
             assert set(again.drain()) == pending | {n for n in visible if n > seq}
             assert len(again.delivered) == len(set(again.delivered))

@@ -187,7 +187,7 @@ def test_on_sqlite_a_position_holds_on_any_server(sqlite_engine: sa.Engine) -> N
     assert stored(sqlite_engine, "kafka") == {"kind": "serial", "floor": 1}
 
 
-@pytest.mark.parametrize("kind", ["postgres", "sqlite"])
+@pytest.mark.parametrize("kind", ["postgres", "sqlite", "mariadb"])
 def test_a_position_of_another_kind_of_database_begins_anew(
     request: pytest.FixtureRequest, kind: str
 ) -> None:
@@ -205,3 +205,22 @@ def test_a_position_of_another_kind_of_database_begins_anew(
         reader = Reader(capture, 2, capture.position(stored(engine, "kafka")))
         assert len(reader.drain()) == len(rows)
     assert rebase(engine, "kafka").counts == {}
+
+
+def test_on_mariadb_a_route_begins_anew_where_the_numbers_do(mariadb_engine: sa.Engine) -> None:
+    insert = sa.insert(outbox_event).values(type="shop.order.placed", data=b"")
+    with opened(mariadb_engine) as capture:
+        with mariadb_engine.begin() as connection:
+            connection.execute(insert)
+            connection.execute(insert)
+        page = capture.next_page(capture.beginning(), 10)
+        store(mariadb_engine, "kafka", page.position().to_json())
+        assert rebase(mariadb_engine, "kafka").counts == {}
+        with mariadb_engine.begin() as connection:
+            connection.exec_driver_sql("TRUNCATE TABLE outbox_event")
+            connection.execute(insert)
+        with pytest.raises(ForeignPositionError, match="--rebase"):
+            capture.position(stored(mariadb_engine, "kafka"))
+        assert rebase(mariadb_engine, "kafka").counts == {"kafka": 1}
+        reader = Reader(capture, 2, capture.position(stored(mariadb_engine, "kafka")))
+        assert reader.drain() == [1]

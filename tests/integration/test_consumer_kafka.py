@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ from outbox.transports.kafka.publishing import KafkaPublisher
 from outbox.worker import Worker
 from tests.integration import consuming_kafka
 from tests.integration.consuming import Base, Counted, counted, effects, write
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -67,19 +67,16 @@ def replay(engine: sa.Engine, bootstrap_servers: str, topic: str) -> Counts:
     stop = threading.Event()
     thread = threading.Thread(target=worker.run, args=(stop,))
     thread.start()
-    deadline = time.monotonic() + 60
-    while worker.counts.duplicate < COUNT and time.monotonic() < deadline:
-        time.sleep(0.01)
-    stop.set()
-    thread.join()
+    try:
+        eventually(lambda: worker.counts.duplicate >= COUNT, why=lambda: worker.counts)
+    finally:
+        stop.set()
+        thread.join()
     return worker.counts
 
 
 def wait_for(engine: sa.Engine, count: int) -> None:
-    deadline = time.monotonic() + 60
-    while (done := len(effects(engine))) < count:
-        assert time.monotonic() < deadline, f"{done} of {count} effects after a minute"
-        time.sleep(0.005)
+    eventually(lambda: len(effects(engine)) >= count, why=lambda: f"{len(effects(engine))} effects")
 
 
 def assert_once_and_in_order(engine: sa.Engine) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,7 @@ from outbox.errors import UsageError
 from outbox.settings import Settings
 from tests.ears import Ears, listening_to, unreachable
 from tests.emitting import Happened, Order, Shop, emit, names
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -44,13 +44,6 @@ def ears(postgres_url: str) -> Iterator[Ears]:
 def doorbell(shop: Shop) -> Iterator[Doorbell]:
     with Doorbell(shop.engine) as found:
         yield found
-
-
-def eventually(fact: Callable[[], object], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not fact():
-        assert time.monotonic() < deadline, "it did not become true"
-        time.sleep(0.01)
 
 
 def order_and_emit(engine: sa.Engine, name: str = "a") -> None:

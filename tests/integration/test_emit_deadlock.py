@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from outbox.errors import NoTransactionError
 from tests.emitting import Order, Shop, emit
-from tests.waiting import await_waiters
+from tests.locked import await_waiters
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from tests.emitting import Order, Shop, emit, read
-from tests.waiting import await_waiters
+from tests.locked import await_waiters
 
 WRITERS = 8
 ROUNDS = 60

@@ -12,7 +12,7 @@ from outbox import inbox
 from outbox.dialect import mysql_number
 from outbox.envelope import MAX_NAME_BYTES
 from outbox.table import outbox_inbox
-from tests.waiting import await_waiters
+from tests.locked import await_waiters
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
-import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psycopg
 import pytest
@@ -18,20 +17,16 @@ from outbox.settings import RetentionSettings
 from outbox.table import outbox_checkpoint
 from outbox.transports.memory import MemoryBroker
 from relay import rotation
-from relay.capture import open_capture
 from relay.capture.position import LatePass
-from relay.capture.snapshot import LATE_LIMIT, SnapshotCapture, _reading_on, _reading_pass
+from relay.capture.snapshot import LATE_LIMIT, _reading_on, _reading_pass
 from relay.daemon import Relay
 from relay.rebase import rebase
-from relay.retention_state import State, partition_status
-from tests.capturing import Writer, connect, writers
+from tests.capturing import connect, writers
+from tests.explaining import FILL, explain, touched
 from tests.integration.consuming import Counted
-from tests.integration.test_capture_plan import FILL, explain, touched
-from tests.integration.test_retention import deliver, emit, eventually, settings, stored, swept
-from tests.migration.test_migration import dump, psql
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from tests.partitioning import fill, names, retain, run
+from tests.retaining import deliver, emit, settings, stored, swept
+from tests.waiting import eventually
 
 ROWS = 100
 
@@ -42,29 +37,6 @@ def engine(postgres_engine: sa.Engine) -> sa.Engine:
     with postgres_engine.begin() as connection:
         partitions.convert(connection, ROWS)
     return postgres_engine
-
-
-@pytest.fixture
-def writer(engine: sa.Engine) -> Iterator[Writer]:
-    """A session that fails where it would have to wait for a lock."""
-    with writers(engine.url.render_as_string(hide_password=False), 1) as (made,):
-        made.run("SET lock_timeout = '50ms'")
-        made.commit()
-        yield made
-
-
-def names(engine: sa.Engine) -> list[str]:
-    with engine.begin() as connection:
-        return [each.name for each in partitions.partitions(connection)]
-
-
-def retain(engine: sa.Engine) -> State:
-    return swept(engine, settings(engine, "a", events="0s"))
-
-
-def run(engine: sa.Engine, statement: str) -> Any:
-    with engine.begin() as connection:
-        return connection.exec_driver_sql(statement)
 
 
 def test_whole_partitions_go_and_new_ones_come_while_nobody_waits(
@@ -78,7 +50,7 @@ def test_whole_partitions_go_and_new_ones_come_while_nobody_waits(
     only_relaying = given.model_copy(update={"retention": RetentionSettings()})
     broker = MemoryBroker.named(given.routes["a"].options["broker"])
     committed: list[int] = []
-    writing = threading.Event()
+    stopping = threading.Event()
     failures: list[Exception] = []
 
     def write(seed: int) -> None:
@@ -87,9 +59,9 @@ def test_whole_partitions_go_and_new_ones_come_while_nobody_waits(
             with writers(engine.url.render_as_string(hide_password=False), 1) as (one,):
                 one.run("SET lock_timeout = '100ms'")
                 one.commit()
-                while not writing.is_set():
+                while not stopping.is_set():
                     seqs = [one.emit() for _ in range(dice.randint(1, 30))]
-                    time.sleep(dice.choice([0, 0.001, 0.05]))
+                    stopping.wait(dice.choice([0, 0.001, 0.05]))
                     if dice.random() < 0.1:
                         one.rollback()
                     else:
@@ -98,29 +70,32 @@ def test_whole_partitions_go_and_new_ones_come_while_nobody_waits(
         except psycopg.Error as exc:
             failures.append(exc)
 
+    def dropped() -> int:
+        try:
+            return swept(engine, given).deleted.get("partitions", 0)
+        except DatabaseUnavailableError:  # a writer has the partition, or knows of it still
+            with engine.begin() as connection:
+                connection.execute(
+                    sa.update(outbox_checkpoint)
+                    .values(expires_at=None)
+                    .where(outbox_checkpoint.c.route == "@retention")
+                )
+            return 0
+
     threads = [threading.Thread(target=write, args=(seed,)) for seed in range(4)]
-    dropped = 0
     with Relay(only_relaying, engine=engine).running():
         for thread in threads:
             thread.start()
-        deadline = time.monotonic() + 6
-        while time.monotonic() < deadline:
-            try:
-                dropped += swept(engine, given).deleted.get("partitions", 0)
-            except DatabaseUnavailableError:  # a writer has the partition, or knows of it still
-                with engine.begin() as connection:
-                    connection.execute(
-                        sa.update(outbox_checkpoint)
-                        .values(expires_at=None)
-                        .where(outbox_checkpoint.c.route == "@retention")
-                    )
-        writing.set()
-        for thread in threads:
-            thread.join()
+        try:
+            for _ in range(4):
+                eventually(lambda: dropped() or failures)
+        finally:
+            stopping.set()
+            for thread in threads:
+                thread.join()
         eventually(lambda: len(broker.messages("test")) >= len(committed))
     assert failures == []
     assert len(broker.messages("test")) == len(committed) == len(set(committed))
-    assert dropped > 1
     assert names(engine)[0] != "outbox_event_p1"
 
 
@@ -143,140 +118,11 @@ def test_only_what_is_delivered_and_old_goes(engine: sa.Engine) -> None:
     assert stored(engine) == list(range(201, 251))
 
 
-def fill(count: int) -> str:
-    return (
-        "INSERT INTO outbox_event (type, data) SELECT 'test.happened', ''"
-        f" FROM generate_series(1, {count})"
-    )
-
-
-def test_partitions_are_made_ahead_past_readers_and_writers_that_create_would_stop_at(
-    engine: sa.Engine, writer: Writer
-) -> None:
-    run(engine, fill(450))
-    writer.emit()
-    with connect(engine.url.render_as_string(hide_password=False)) as reader:
-        reader.execute("SELECT FROM outbox_event LIMIT 1")
-        before = names(engine)
-        rotation.make_ahead(engine)
-        assert len(names(engine)) == len(before) + 4
-        create = "CREATE TABLE x PARTITION OF outbox_event FOR VALUES FROM (9001) TO (9002)"
-        with pytest.raises(sa.exc.OperationalError) as caught:
-            run(engine, f"SET lock_timeout = '50ms'; {create}")
-        assert isinstance(caught.value.orig, psycopg.errors.LockNotAvailable)
-    with engine.begin() as connection:
-        partitions.extend(connection)
-        connection.exec_driver_sql("SET LOCAL lock_timeout = '50ms'")
-        writer.emit()  # while an uncommitted ATTACH holds its lock
-    writer.commit()
-
-
-def test_an_event_that_is_not_committed_yet_keeps_its_partition(
-    engine: sa.Engine, writer: Writer
-) -> None:
-    writer.emit()
-    run(engine, fill(120))
-    deliver(engine, "a")
-    with pytest.raises(DatabaseUnavailableError, match="lock timeout"):
-        retain(engine)
-    with engine.begin() as connection:
-        # Were it pending by now, the event could not be read until it came back.
-        assert not partitions.partitions(connection)[0].is_pending
-    assert names(engine)[0] == "outbox_event_p1"
-    writer.commit()
-    state = retain(engine)
-    assert state.walks["events"].held == "an event that committed late is still to be delivered"
-    deliver(engine, "a")
-    assert retain(engine).deleted == {"partitions": 1}
-
-
-def test_a_detach_that_was_broken_off_is_finished_later(engine: sa.Engine, writer: Writer) -> None:
-    """A transaction that knows the partition holds up the detaching, not the other way round."""
-    run(engine, fill(150))
-    deliver(engine, "a")
-    with connect(engine.url.render_as_string(hide_password=False)) as reader:
-        reader.execute("SELECT FROM outbox_event LIMIT 1")
-        with pytest.raises(DatabaseUnavailableError, match="lock timeout"):
-            retain(engine)
-        with engine.begin() as connection:
-            assert partitions.partitions(connection)[0].is_pending
-        writer.emit()
-        writer.commit()
-        assert stored(engine)[0] == 101  # nobody sees it any more
-        rotation.make_ahead(engine)
-    assert retain(engine).deleted == {"partitions": 1}
-    assert names(engine)[0] == "outbox_event_p101"
-
-
-@pytest.mark.parametrize("is_delivered", [True, False])
-def test_what_a_crash_left_detached_is_dropped_or_comes_back(
-    engine: sa.Engine, *, is_delivered: bool, writer: Writer
-) -> None:
-    if not is_delivered:
-        writer.emit()
-    run(engine, fill(150))
-    deliver(engine, "a")
-    writer.commit()
-    alone = engine.execution_options(isolation_level="AUTOCOMMIT")
-    with alone.connect() as connection:
-        connection.exec_driver_sql(
-            "ALTER TABLE outbox_event DETACH PARTITION outbox_event_p1 CONCURRENTLY"
-        )
-    run(engine, "CREATE TABLE outbox_event_p7 (of int)")  # somebody else's
-    retain(engine)
-    assert ("outbox_event_p1" in names(engine)) is not is_delivered
-    found = run(engine, "SELECT to_regclass('outbox_event_p1') IS NULL").scalar()
-    assert found is is_delivered
-    assert run(engine, "SELECT to_regclass('outbox_event_p7') IS NULL").scalar() is False
-
-
-def test_running_out_of_partitions_is_told_before_producers_fail(
-    engine: sa.Engine, caplog: pytest.LogCaptureFixture
-) -> None:
-    status = partition_status(engine)
-    assert status is not None
-    assert (status.count, status.room_count, status.is_short) == (11, 1100, False)
-    run(engine, fill(801))
-    status = partition_status(engine)
-    assert status is not None
-    assert (status.room_count, status.is_short) == (299, True)
-    with pytest.raises(sa.exc.IntegrityError, match="no partition of relation"):
-        run(engine, fill(300))
-    rotation.make_ahead(engine)
-    assert "partitions run out: without one ahead producers fail" in caplog.messages
-    run(engine, fill(1))
-
-
 def test_a_relay_makes_partitions_even_where_nothing_is_ever_deleted(engine: sa.Engine) -> None:
     run(engine, fill(450))
     with Relay(settings(engine, "a"), engine=engine).running():
         eventually(lambda: len(names(engine)) == 15)
     assert names(engine)[0] == "outbox_event_p1"
-
-
-def test_a_partition_that_would_lock_writers_out_is_refused(engine: sa.Engine) -> None:
-    run(engine, "CREATE TABLE catch PARTITION OF outbox_event DEFAULT")
-    with pytest.raises(ConfigurationError, match=r"catch takes DEFAULT, .* remove it"):
-        rotation.make_ahead(engine)
-
-
-def test_a_dump_can_be_restored_and_the_guard_stands_on_each_partition(
-    engine: sa.Engine, postgres_url: str, postgres_empty_url: str
-) -> None:
-    run(engine, fill(150))
-    psql(postgres_empty_url, dump(postgres_url))
-    restored = sa.create_engine(postgres_empty_url, poolclass=sa.NullPool)
-    assert stored(restored) == list(range(1, 151))
-    run(restored, fill(1))
-    rotation.make_ahead(restored)
-    for at in (engine, restored):
-        guards = "SELECT convalidated FROM pg_constraint WHERE conname = 'outbox_event_own'"
-        assert set(run(at, guards).scalars()) == {False}
-        with pytest.raises(sa.exc.IntegrityError, match="outbox_event_own"):
-            run(at, "UPDATE outbox_event SET type = 'other' WHERE seq = 150")
-        numbers = "UPDATE outbox_event_p1 SET type = 'other'"
-        with pytest.raises(sa.exc.IntegrityError, match="outbox_event_own"):
-            run(at, numbers)
 
 
 def test_a_position_is_rebased_over_partitions(engine: sa.Engine) -> None:
@@ -384,16 +230,6 @@ def check(plan: list[dict[str, Any]], blocks: int) -> None:
     assert [node for node in scans if node.get("Rows Removed by Filter", 0)] == []
     assert sum(node["Actual Rows"] for node in scans if node["Node Type"] == "Seq Scan") == 0
     assert touched(plan) < blocks
-
-
-def test_the_server_compiles_no_page(engine: sa.Engine) -> None:
-    """It would take seconds: the planner expects something of each partition."""
-    capture = open_capture(engine)
-    assert isinstance(capture, SnapshotCapture)
-    capture.now()
-    shown = capture._connection._open().execute("SHOW jit").fetchone()
-    capture.close()
-    assert shown == ("off",)
 
 
 def test_emit_takes_no_notice(engine: sa.Engine) -> None:

@@ -5,14 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-import time
 import uuid
 from collections import defaultdict
-from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import psycopg
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -31,6 +28,7 @@ from outbox.transports.memory import MemoryBroker
 from outbox.worker import open_worker
 from relay import database
 from relay.capture import open_capture
+from relay.capture.snapshot import SnapshotCapture
 from relay.daemon import Relay, Until
 from relay.pooler import Pooling, find_pooling
 from tests.integration.consuming import (
@@ -44,36 +42,14 @@ from tests.integration.consuming import (
     letters,
     write,
 )
+from tests.sessions import many_sessions
+from tests.waiting import eventually
 from tools.servers import pgbouncer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from tools.servers import PgBouncerServer
 
 TOPIC = TYPE.rpartition(".")[0]
-
-
-def eventually(fact: Callable[[], object], seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not fact():
-        assert time.monotonic() < deadline, "it did not become true"
-        time.sleep(0.01)
-
-
-@contextmanager
-def many_sessions(url: str, count: int = 4) -> Iterator[None]:
-    """Have the pooler hold several sessions of a database, so that clients change between them."""
-    with ExitStack() as stack:
-        for _ in range(count):
-            connection = stack.enter_context(psycopg.connect(dsn(url), prepare_threshold=None))
-            connection.execute("SELECT 1")
-        # In a transaction each: there are as many sessions as clients now.
-    yield
-
-
-def dsn(url: str) -> str:
-    return sa.make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
 
 
 def settings_for(url: str, **route: Any) -> Settings:
@@ -93,6 +69,43 @@ def alter_database(engine: sa.Engine, setting: str) -> None:
     """Set what each later session of this database begins with."""
     with engine.begin() as connection:
         connection.exec_driver_sql(f'ALTER DATABASE "{engine.url.database}" SET {setting}')
+
+
+def test_no_page_is_compiled_through_a_pooler_and_no_session_is_left_changed(
+    postgres_engine: sa.Engine, pooled_url: str
+) -> None:
+    """The server compiles whatever it runs here, and tells each client how."""
+    for setting in (
+        "jit_above_cost = 0",
+        "session_preload_libraries = 'auto_explain'",
+        "auto_explain.log_min_duration = 0",
+        "auto_explain.log_analyze = on",
+        "auto_explain.log_level = 'notice'",
+    ):
+        alter_database(postgres_engine, setting)
+    engine = make_engine(sa.make_url(pooled_url), "relay")
+    capture = open_capture(engine)
+    assert isinstance(capture, SnapshotCapture)
+    plans: list[str] = []
+    capture._connection._open().add_notice_handler(
+        lambda notice: plans.append(notice.message_primary or "")
+    )
+    start = capture.now()
+    with postgres_engine.begin() as connection:
+        outbox.emit(connection, Counted(key="k", n=1))
+    assert len(capture.next_page(start, 10).envelopes) == 1
+    (page,) = [plan for plan in plans if "CTE fresh_sum" in plan]
+    assert "JIT:" not in page
+    plans.clear()
+    assert capture.backlog(start).count == 1
+    (backlog,) = [plan for plan in plans if "CTE fresh" in plan]
+    assert "JIT:" in backlog
+    with postgres_engine.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE outbox_incarnation")
+    with pytest.raises(ConfigurationError, match=r"tables of .* are missing or old"):
+        capture.next_page(start, 10)
+    capture.close()
+    engine.dispose()
 
 
 def test_what_is_emitted_through_a_pooler_is_relayed_and_handled_through_it_once_in_order(

@@ -20,9 +20,10 @@ import pytest
 import sqlalchemy as sa
 
 from outbox.table import outbox_checkpoint, outbox_event
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
 KEYS = [f"k{number}" for number in range(7)]
@@ -109,18 +110,11 @@ class World:
         assert first == self.emitted
 
 
-@pytest.fixture(params=["postgres", "sqlite"])
+@pytest.fixture(params=["postgres", "sqlite", "mariadb"])
 def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
     engine: sa.Engine = request.getfixturevalue(f"{request.param}_engine")
     with ExitStack() as stack:
         yield World(engine, tmp_path, stack)
-
-
-def eventually(fact: Callable[[], object], seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not fact():
-        assert time.monotonic() < deadline, "it did not become true"
-        time.sleep(0.005)
 
 
 def publishes(world: World, relay: subprocess.Popen[bytes]) -> bool:

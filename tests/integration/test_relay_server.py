@@ -21,19 +21,16 @@ from relay import reader
 from relay.checkpoint import Checkpoint
 from relay.daemon import Relay, Until
 from relay.database import make_engine
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from outbox.envelope import Envelope
     from tools.servers import PostgresServer
 
 
-def eventually(fact: Callable[[], object], seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not fact():
-        assert time.monotonic() < deadline, "it did not become true"
-        time.sleep(0.01)
+LEASE_SECONDS = 2
 
 
 def emit(engine: sa.Engine, *names: str) -> None:
@@ -44,8 +41,9 @@ def emit(engine: sa.Engine, *names: str) -> None:
 
 def make_settings(url: str, **route: Any) -> tuple[Settings, MemoryBroker]:
     name = uuid.uuid4().hex
-    options = {"transport": "memory", "broker": name, "lease_seconds": 2, "retry_max_seconds": 0.2}
-    settings = Settings.model_validate({"database_url": url, "routes": {"m": options | route}})
+    options: dict[str, Any] = {"transport": "memory", "broker": name, "retry_max_seconds": 0.2}
+    options |= {"lease_seconds": LEASE_SECONDS} | route
+    settings = Settings.model_validate({"database_url": url, "routes": {"m": options}})
     return settings, MemoryBroker.named(name)
 
 
@@ -95,7 +93,9 @@ def test_a_relay_waits_for_a_server_that_is_not_there_yet(own_postgres: Postgres
 
 
 def test_a_server_that_hangs_is_given_up_and_waited_for(
-    own_postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+    own_postgres: PostgresServer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr("relay.silence.SILENT_SECONDS", 0.5)
     url = own_postgres.url()
@@ -106,7 +106,9 @@ def test_a_server_that_hangs_is_given_up_and_waited_for(
     with Relay(settings).running():
         eventually(lambda: arrived(broker) == ["a"])
         own_postgres.pause()
-        time.sleep(2.5)  # longer than the lease
+        eventually(lambda: "route stands still" in caplog.messages)
+        # A server that hangs can be asked for nothing: so long that the lease is over as well.
+        time.sleep(LEASE_SECONDS)
         own_postgres.resume()
         emit(engine, "b")
         eventually(lambda: firsts(arrived(broker)) == ["a", "b"])
@@ -162,14 +164,18 @@ def test_a_holder_that_cannot_renew_stops_publishing_before_its_lease_ends(
             raise DatabaseUnavailableError("no answer")
         store(self)
 
-    def publish(self: MemoryPublisher, batch: Sequence[Envelope]) -> list[Outcome]:
-        time.sleep(0.01)
+    def seconds_left() -> float:
+        """Return how long the lease lasts by the database's clock."""
+        left = sa.text(
+            "SELECT extract(epoch FROM expires_at - clock_timestamp())::float"
+            " FROM outbox_checkpoint"
+        )
         with postgres_engine.begin() as connection:
-            left = sa.text(
-                "SELECT extract(epoch FROM expires_at - clock_timestamp())::float"
-                " FROM outbox_checkpoint"
-            )
-            published.append((batch[0].id, connection.scalar(left) or 0.0))
+            return connection.scalar(left) or 0.0
+
+    def publish(self: MemoryPublisher, batch: Sequence[Envelope]) -> list[Outcome]:
+        time.sleep(0.01)  # a publish takes time: all of them take longer than a lease
+        published.append((batch[0].id, seconds_left()))
         return [PUBLISHED] * len(batch)
 
     monkeypatch.setattr(reader, "GROUP_ROWS", 1)
@@ -179,11 +185,8 @@ def test_a_holder_that_cannot_renew_stops_publishing_before_its_lease_ends(
     with Relay(settings, engine=postgres_engine).running():
         eventually(lambda: len(published) > 20)
         healthy.clear()
-        eventually(lambda: published[-1][1] < 1.3)
-        time.sleep(1.5)
-        count = len(published)
-        time.sleep(0.3)
-        assert len(published) == count < 600, "it goes on without trust"
+        eventually(lambda: seconds_left() <= 0)
+        assert len(published) < 600, "it goes on without trust"
         assert min(left for _, left in published) > 2 * 0.4
         healthy.set()
         eventually(lambda: len({name for name, _ in published}) == 600)

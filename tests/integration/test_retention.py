@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import random
 import threading
-import time
 import uuid
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psycopg
 import pytest
@@ -15,8 +13,7 @@ import sqlalchemy as sa
 from outbox import clock, dead_letter, inbox
 from outbox.dead_letter import Failure, Filter
 from outbox.errors import DatabaseUnavailableError
-from outbox.settings import RetentionSettings, Settings
-from outbox.table import outbox_checkpoint, outbox_dead_letter, outbox_event, outbox_inbox
+from outbox.table import outbox_checkpoint, outbox_dead_letter, outbox_inbox
 from outbox.transports.memory import MemoryBroker
 from relay import lease, retention
 from relay.capture import open_capture
@@ -28,59 +25,14 @@ from relay.retention import sweep
 from relay.retention_state import NAME, State
 from tests.acceptance.cli import envelope
 from tests.capturing import connect, writers
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-OLD = -100.0
-"""Older than any age here, in seconds."""
+from tests.retaining import OLD, deliver, emit, settings, stored, swept
+from tests.waiting import eventually
 
 
 @pytest.fixture(params=["postgres", "sqlite"])
 def engine(request: pytest.FixtureRequest) -> sa.Engine:
     found: sa.Engine = request.getfixturevalue(f"{request.param}_engine")
     return found
-
-
-def settings(engine: sa.Engine, *routes: str, **ages: str) -> Settings:
-    url = engine.url.render_as_string(hide_password=False)
-    route = {"transport": "memory", "broker": uuid.uuid4().hex}
-    return Settings.model_validate(
-        {"database_url": url, "routes": dict.fromkeys(routes, route), "retention": ages}
-    )
-
-
-def emit(engine: sa.Engine, count: int, age: float = OLD) -> None:
-    columns = ["type", "time", "data"]
-    many = sa.select(sa.literal("t.t"), clock.now_plus(age), sa.literal(b"", sa.LargeBinary))
-    with engine.begin() as connection:
-        for _ in range(count):
-            connection.execute(sa.insert(outbox_event).from_select(columns, many))
-
-
-def deliver(engine: sa.Engine, *routes: str, count: int | None = None) -> None:
-    """Let routes deliver all that is there, or `count` events."""
-    capture = open_capture(engine)
-    for route in routes:
-        page = capture.next_page(capture.beginning(), 100_000)
-        values = {"position": page.position(count).to_json()}
-        with engine.begin() as connection:
-            lease.acquire(connection, route, "test", 60)
-            lease.resign(connection, route, 1)
-            statement = sa.update(outbox_checkpoint).where(outbox_checkpoint.c.route == route)
-            connection.execute(statement.values(values))
-    capture.close()
-
-
-def swept(engine: sa.Engine, given: Settings, *, anew: bool = True) -> State:
-    done = sweep(engine, given, "test", threading.Event(), anew=anew)
-    assert isinstance(done, State)
-    return done
-
-
-def stored(engine: sa.Engine) -> Sequence[int]:
-    with engine.begin() as connection:
-        return connection.scalars(sa.select(outbox_event.c.seq).order_by(outbox_event.c.seq)).all()
 
 
 def test_events_go_once_every_route_has_delivered_them_and_they_are_old(engine: sa.Engine) -> None:
@@ -121,7 +73,8 @@ def test_nothing_is_deleted_that_has_no_age(engine: sa.Engine) -> None:
 def test_a_walk_goes_on_where_the_last_one_became_too_young(
     engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retention.Pace, "LARGEST", 4)
+    for size in ("SMALLEST", "LARGEST"):
+        monkeypatch.setattr(retention.Pace, size, 4)
     monkeypatch.setattr(retention.Pace, "__init__", lambda self: setattr(self, "size", 4))
     given = settings(engine, "a", events="50s")
     emit(engine, 2)
@@ -155,72 +108,6 @@ def test_an_event_that_committed_late_stays_until_it_is_delivered(
     assert stored(postgres_engine) == []
 
 
-def test_with_writers_that_commit_in_any_order_nothing_is_deleted_before_it_is_delivered(
-    postgres_engine: sa.Engine, postgres_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A relay and a sweep that deletes whatever it may, as fast as it can, beside writers."""
-    monkeypatch.setattr(retention.Pace, "REST", 0.0)
-    given = settings(postgres_engine, "a", "b", events="0s")
-    only_relaying = given.model_copy(update={"retention": RetentionSettings()})
-    broker = MemoryBroker.named(given.routes["a"].options["broker"])
-    committed: list[str] = []
-    writing, sweeping = threading.Event(), threading.Event()
-
-    def write(seed: int) -> None:
-        dice = random.Random(seed)
-        with writers(postgres_url, 1) as (writer,):
-            while not writing.is_set():
-                names = [uuid.uuid4().hex for _ in range(dice.randint(1, 5))]
-                for name in names:
-                    writer.run(
-                        "INSERT INTO outbox_event (type, data)"
-                        " VALUES ('t.t', convert_to(%s, 'UTF8'))",
-                        name,
-                    )
-                    time.sleep(dice.choice([0, 0, 0.002, 0.05]))
-                if dice.random() < 0.2:
-                    writer.rollback()
-                else:
-                    writer.commit()
-                    committed.extend(names)
-
-    deleted = 0
-
-    def delete() -> None:
-        nonlocal deleted
-        while not sweeping.is_set():
-            deleted += swept(postgres_engine, given, anew=False).deleted["events"]
-
-    threads = [threading.Thread(target=write, args=(seed,)) for seed in range(6)]
-    deleter = threading.Thread(target=delete)
-    with Relay(only_relaying, ["a"], engine=postgres_engine).running():
-        with Relay(only_relaying, ["b"], engine=postgres_engine).running():
-            for thread in [*threads, deleter]:
-                thread.start()
-            time.sleep(4)
-            writing.set()
-            for thread in threads:
-                thread.join()
-        drained = Relay(only_relaying, ["b"], engine=postgres_engine).run(until=Until.DRAINED)
-        assert drained.exit_code == 0
-        eventually(lambda: len(broker.messages("t")) >= 2 * len(committed))
-    sweeping.set()
-    deleter.join()
-    found = sorted(message.data.decode() for message in broker.messages("t"))
-    assert found == sorted(committed * 2)
-    assert len(committed) > 300
-    assert deleted > len(committed) // 2
-    swept(postgres_engine, given)
-    assert stored(postgres_engine) == []
-
-
-def eventually(fact: Callable[[], object], seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not fact():
-        assert time.monotonic() < deadline, "it did not become true"
-        time.sleep(0.01)
-
-
 def test_what_was_handled_is_forgotten_once_no_stored_event_can_come_again(
     engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,7 +139,8 @@ def test_letters_go_once_they_are_resolved_and_old(
     engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retention.Pace, "__init__", lambda self: setattr(self, "size", 1))
-    monkeypatch.setattr(retention.Pace, "LARGEST", 1)
+    for size in ("SMALLEST", "LARGEST"):
+        monkeypatch.setattr(retention.Pace, size, 1)
     with engine.begin() as connection:
         failures = [Failure(envelope(), "broken") for _ in range(6)]
         dead_letter.record(connection, "relay", "a", failures)

@@ -21,8 +21,8 @@ from outbox.settlement import Counts
 from outbox.transports.memory import MemoryBroker
 from relay.daemon import Relay, Until
 from tests.acceptance.cli import Program
+from tests.dumping import psql
 from tests.integration.consuming import TYPE, Counted, consume, counted, letters
-from tests.migration.test_migration import psql
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -47,7 +47,7 @@ from tests.integration.consuming import (
     letters,
     write,
 )
-from tests.waiting import await_waiters
+from tests.locked import await_waiters
 from tools.servers import MariaDbServer
 
 if TYPE_CHECKING:

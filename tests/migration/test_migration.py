@@ -6,10 +6,8 @@ import re
 import sqlite3
 import subprocess
 import sys
-import time
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
@@ -22,12 +20,10 @@ from sqlalchemy.orm import Session
 import outbox
 from outbox import migration
 from outbox.errors import ConfigurationError
+from tests.dumping import dump, psql
 from tests.emitting import emit, names
 from tests.fix_mariadb import administer, mariadb_database
-from tools.servers.postgres import find_binaries
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from tests.waiting import eventually
 
 
 @pytest.fixture(params=["postgres_empty_url", "sqlite_empty_url", "mariadb_empty_url"])
@@ -44,23 +40,6 @@ def sqlite_empty_url(tmp_path: Path) -> str:
 def tables(url: str) -> set[str]:
     engine = sa.create_engine(url, poolclass=sa.NullPool)
     return set(sa.inspect(engine).get_table_names())
-
-
-def dump(url: str, *options: str) -> str:
-    """Return what pg_dump writes, without the version table and the comments."""
-    dsn = sa.make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
-    program = str(find_binaries() / "pg_dump")
-    options = (f"--exclude-table={migration.VERSION_TABLE}", "--no-comments", *options)
-    done = subprocess.run([program, *options, dsn], check=True, capture_output=True, text=True)
-    # The random key of psql's \restrict is new in each dump.
-    return re.sub(r"(?m)^(--.*|\\(un)?restrict .*|)\n", "", done.stdout)
-
-
-def psql(url: str, script: str) -> None:
-    dsn = sa.make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
-    program = str(find_binaries() / "psql")
-    options = ["--quiet", "--set=ON_ERROR_STOP=1", dsn]
-    subprocess.run([program, *options], check=True, input=script, capture_output=True, text=True)
 
 
 def test_postgres_is_upgraded_to_what_the_tables_declare(
@@ -144,7 +123,7 @@ def test_processes_that_upgrade_postgres_at_the_same_time_wait_for_each_other(
         # The number that migrations/env.py locks: `outbox` in ASCII.
         connection.exec_driver_sql(f"SELECT pg_advisory_lock({int.from_bytes(b'outbox', 'big')})")
         running = start_upgrades(postgres_empty_url)
-        await_true(lambda: connection.scalar(waiting) == len(running))
+        eventually(lambda: connection.scalar(waiting) == len(running))
         assert tables(postgres_empty_url) == set()
     assert_upgraded_once(postgres_empty_url, running)
 
@@ -160,7 +139,7 @@ def test_processes_that_upgrade_mariadb_at_the_same_time_wait_for_each_other(
     with engine.connect() as connection:
         connection.exec_driver_sql("DO GET_LOCK(CONCAT('outbox migrate ', MD5(DATABASE())), 0)")
         running = start_upgrades(mariadb_empty_url)
-        await_true(lambda: connection.scalar(waiting) == len(running))
+        eventually(lambda: connection.scalar(waiting) == len(running))
         assert tables(mariadb_empty_url) == set()
     assert_upgraded_once(mariadb_empty_url, running)
 
@@ -177,7 +156,7 @@ def test_processes_that_upgrade_sqlite_at_the_same_time_wait_for_each_other(
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("BEGIN IMMEDIATE")
         running = start_upgrades(sqlite_empty_url)
-        await_true(lambda: all(map(has_opened, running)))
+        eventually(lambda: all(map(has_opened, running)))
         connection.execute("ROLLBACK")
     assert_upgraded_once(sqlite_empty_url, running)
 
@@ -191,13 +170,6 @@ def start_upgrades(url: str) -> list[subprocess.Popen[str]]:
 def assert_upgraded_once(url: str, running: list[subprocess.Popen[str]]) -> None:
     assert [process.communicate(timeout=60)[1] for process in running] == [""] * len(running)
     assert set(outbox.metadata.tables) < tables(url)
-
-
-def await_true(is_true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not is_true():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_tables_of_somebody_else_are_refused_by_name(empty_url: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 from xml.etree import ElementTree as ET
 
@@ -12,6 +13,7 @@ from benchmarks.page import filled
 from benchmarks.pictures import backlog, commits, latency
 from benchmarks.svg import Axis, Line, line_chart, linear_ticks, log_ticks
 from outbox.bench.records import warm_rate
+from outbox.bench.relay import Plan, flatness
 from outbox.bench.report import Series, percentile, report
 from outbox.bench.tables import tables
 
@@ -22,7 +24,7 @@ def relay_series(rows: int, *rates: tuple[float, float], size: int = 200) -> Ser
     common = {"warm_rows_per_second": 1.0, "cpu_seconds": 0.5, "peak_bytes": 100 << 20}
     return Series(
         kind="relay",
-        where={"rows": rows, "bytes": size, "held_open": False},
+        where={"rows": rows, "bytes": size},
         rounds=[
             {
                 "by hand": {"rows_per_second": theirs, **common},
@@ -89,6 +91,50 @@ def test_all_series_of_a_kind_are_one_table() -> None:
         ["by hand", "5", "200", "10", ""],
         ["relay <fast> & safe", "5", "200", "8", "0.80"],
     ]
+
+
+def test_a_column_that_nothing_was_measured_for_is_left_out() -> None:
+    (table,) = tables(made(relay_series(5, (10, 8))))
+    assert "of smallest" not in table.titles
+    assert "of at-least-once" not in table.titles
+
+
+def test_exactly_once_is_set_beside_at_least_once() -> None:
+    common = {"warm_rows_per_second": 1.0, "cpu_seconds": 0.5, "peak_bytes": 100 << 20}
+    rates = {
+        "by hand": 100,
+        "relay, exactly-once": 60,
+        "relay, at-least-once": 80,
+        "relay, exactly-once, a transaction held open": 40,
+    }
+    series = Series(
+        kind="relay",
+        where={"rows": 5, "bytes": 200},
+        rounds=[{name: {"rows_per_second": rate, **common} for name, rate in rates.items()}],
+        ratios=("rows_per_second",),
+    )
+    (table,) = tables(made(series))
+    column = list(table.titles).index("of at-least-once")
+    assert [row[column] for row in table.rows] == ["", "0.75", "", ""]
+
+
+def test_a_large_backlog_is_set_beside_the_smallest_by_the_medians_of_their_rounds() -> None:
+    few, many = relay_series(50, (10, 8), (20, 10), (30, 12)), relay_series(5_000, (40, 5), (20, 7))
+    found = flatness(50, few.rounds, many.rounds)
+    assert found["by hand"]["of_smallest"]["rows_per_second"] == 30 / 20
+    assert found["relay <fast> & safe"]["of_smallest"]["rows_per_second"] == 6 / 10
+    assert found["relay <fast> & safe"]["of_smallest"]["rows"] == 50
+    (table,) = tables(made(few, replace(many, extra=found)))
+    column = list(table.titles).index("of smallest")
+    assert [row[column] for row in table.rows] == ["", "", "1.50", "0.60"]
+
+
+def test_a_backlog_beyond_a_million_rows_takes_fewer_turns_never_more() -> None:
+    plan = Plan(backlogs=(), sizes=(), deliveries=(), rounds=5)
+    assert plan.rounds_of(1_000_000) == 5
+    assert plan.rounds_of(5_000_000) == 2
+    assert replace(plan, large_rounds=4).rounds_of(5_000_000) == 4
+    assert replace(plan, rounds=1).rounds_of(5_000_000) == 1
 
 
 def test_the_page_is_filled_between_its_markers_alone() -> None:

@@ -8,11 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from outbox.errors import ConfigurationError, ForeignPositionError
+from relay.capture.gap import Gap
 from relay.capture.position import (
     LatePass,
+    PortablePosition,
     SerialPosition,
     Server,
     SnapshotPosition,
+    read_portable,
     read_serial,
     read_snapshot,
     rewind,
@@ -20,6 +23,7 @@ from relay.capture.position import (
 
 SERVER = Server("7711492834830054049", "87e8f70e-4af7-4399-a08f-981d999d35d9")
 PLAIN = SnapshotPosition(7, "10:12:10", None, SERVER)
+PORTABLE = PortablePosition(9, (Gap(2, 4, 1_790_000_000), Gap(7, 7, 1_790_000_005)), SERVER)
 PASSING = SnapshotPosition(7, "10:12:10,11", LatePass("12:12:", (10, 11), cursor=3), SERVER)
 
 
@@ -32,11 +36,43 @@ def test_a_serial_position_survives_json() -> None:
     assert read_serial(json.loads(json.dumps(SerialPosition(3).to_json()))) == SerialPosition(3)
 
 
+def test_a_portable_position_survives_json() -> None:
+    assert read_portable(json.loads(json.dumps(PORTABLE.to_json()))) == PORTABLE
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"floor": None}, {"gaps": None}, {"gaps": [[1, 2]]}, {"gaps": [["a", 1, 2]]}, {"server": {}}],
+)
+def test_what_is_no_portable_position_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        read_portable(PORTABLE.to_json() | change)
+
+
+def test_what_is_delivered_for_good_ends_before_the_first_gap() -> None:
+    assert PORTABLE.settled_floor == 1
+    assert PortablePosition(9, (), SERVER).settled_floor == 9
+
+
+@pytest.mark.parametrize(
+    ("seq", "floor", "gaps"),
+    [(20, 9, [(2, 4), (7, 7)]), (8, 8, [(2, 4), (7, 7)]), (3, 3, [(2, 3)]), (1, 1, [])],
+)
+def test_a_rewound_portable_position_keeps_what_is_missing_below(
+    seq: int, floor: int, gaps: list[tuple[int, int]]
+) -> None:
+    rewound = rewind(PORTABLE, seq)
+    assert isinstance(rewound, PortablePosition)
+    assert (rewound.floor, [gap[:2] for gap in rewound.gaps]) == (floor, gaps)
+
+
 def test_a_position_of_another_kind_of_database_is_foreign() -> None:
     with pytest.raises(ForeignPositionError, match="another kind of database"):
         read_snapshot(SerialPosition(3).to_json())
     with pytest.raises(ForeignPositionError, match="another kind of database"):
         read_serial(PLAIN.to_json())
+    with pytest.raises(ForeignPositionError, match="another kind of database"):
+        read_portable(PLAIN.to_json())
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,8 @@ def test_the_backlog_is_counted(capture: Capture, sqlite_engine: sa.Engine) -> N
 
 def test_a_locked_database_is_unavailable(capture: Capture, sqlite_url: str) -> None:
     writer = sa.create_engine(sqlite_url, poolclass=sa.NullPool)
+    with writer.connect() as connection:
+        connection.exec_driver_sql("PRAGMA journal_mode = DELETE")
     own = sa.create_engine(sqlite_url, connect_args={"timeout": 0}, poolclass=sa.NullPool)
     impatient = open_capture(own)
     with writer.connect() as connection:
@@ -84,8 +86,6 @@ def test_a_reader_in_wal_mode_does_not_wait_for_a_writer(
     capture: Capture, sqlite_engine: sa.Engine
 ) -> None:
     emit(sqlite_engine)
-    with sqlite_engine.connect() as connection:
-        connection.exec_driver_sql("PRAGMA journal_mode = wal")
     with sqlite_engine.connect() as connection:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
         connection.execute(sa.insert(outbox_event), {"type": "test.happened", "data": b""})

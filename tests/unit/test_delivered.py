@@ -8,7 +8,14 @@ from typing import Any
 import pytest
 
 from outbox.settings import RouteSettings
-from relay.capture.position import LatePass, SerialPosition, Server, SnapshotPosition
+from relay.capture.gap import Gap
+from relay.capture.position import (
+    LatePass,
+    PortablePosition,
+    SerialPosition,
+    Server,
+    SnapshotPosition,
+)
 from relay.delivered import Delivered, Held, delivered
 
 HERE = Server("7001", "2a9ae0f1-5a0e-4b9a-8f3e-0d5e3f0a3c11")
@@ -66,3 +73,9 @@ def test_a_route_that_will_start_with_what_is_new_needs_nothing_old() -> None:
 def test_where_writers_take_turns_the_number_is_enough() -> None:
     stored = {"a": SerialPosition(9).to_json(), "b": SerialPosition(7).to_json()}
     assert delivered({}, stored, "sqlite", None) == Delivered(7, (), "b")
+
+
+def test_where_numbers_are_missing_only_what_lies_before_the_first_may_go() -> None:
+    missing = PortablePosition(9, (Gap(5, 6, 0), Gap(8, 8, 0)), HERE).to_json()
+    stored = {"a": missing, "b": PortablePosition(7, (), HERE).to_json()}
+    assert delivered({}, stored, "mariadb", None) == Delivered(4, (), "a")

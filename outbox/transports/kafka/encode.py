@@ -10,6 +10,8 @@ import math
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+import orjson
+
 from outbox.codec import EXTENSIONS, PREFIX, fixed_headers
 from outbox.errors import RecordRefusedError, TransientError
 from outbox.rows import texts, to_envelope
@@ -33,8 +35,12 @@ _TIME: Final = PREFIX + "time"
 _SEQUENCE: Final = PREFIX + "sequence"
 _SUBJECT: Final = PREFIX + "subject"
 _SLACK: Final = 4_000
-"""Bytes that the id, the key, the other headers of one event and all framing stay below, where it
-has neither a subject nor headers of its own."""
+"""Bytes that all of a record stays below but for its data, its subject, and what its kind and its
+`headers` column make."""
+_OWN_SHARE: Final = 3
+"""Bytes of a record that the `headers` column of an event makes, at most, for each of its own:
+`"a":"",` makes a header of a letter, its prefix and ten bytes of framing."""
+_NAMES: Final = {name: PREFIX + name for name in EXTENSIONS}
 _KINDS: Final = 10_000
 """Kinds of events that are remembered, at most."""
 
@@ -94,16 +100,14 @@ class Encoder:
                 (_TIME, moment[1:-1] + b"Z"),  # time_of, without the call
                 (_SEQUENCE, b"%d" % seq),
             ]
+            size = len(data)
             if subject is not None:
                 headers.append((_SUBJECT, subject))
+                size += len(subject)
             if own is not None:
                 headers += own_headers(own)
-            if (
-                len(data) > sure_size
-                or subject is not None
-                or own is not None
-                or (key is None and needs_key)
-            ):
+                size += _OWN_SHARE * len(own)
+            if size > sure_size or (needs_key and key is None):
                 refusal = _refusal(kind, key, data, headers)
                 if refusal is not None:
                     page.fail(index, refusal)
@@ -159,11 +163,13 @@ class Encoder:
 
 
 def own_headers(stored: bytes) -> Headers:
-    """Return what the `headers` column of an event adds: extensions, then the application's own."""
-    own = texts(stored)
-    headers = [(PREFIX + name, own.pop(name).encode()) for name in EXTENSIONS if name in own]
-    headers += [(name, value.encode()) for name, value in own.items()]
-    return headers
+    """Return what the `headers` column of an event adds: extensions, and the application's own."""
+    own = orjson.loads(stored)
+    try:
+        return [(_NAMES.get(name, name), value.encode()) for name, value in own.items()]
+    except AttributeError:  # not all of them are text, so a producer has written them by plain SQL
+        own = texts(stored)
+        return [(_NAMES.get(name, name), value.encode()) for name, value in own.items()]
 
 
 def _refusal(
