@@ -130,7 +130,8 @@ class JsonObject(sa.types.TypeDecorator[dict[str, Any]]):
         """Serialise where the driver does not."""
         if value is None or dialect.name == "postgresql":
             return value
-        return orjson.dumps(value).decode()
+        # A named tuple is a list, as it is for the drivers that serialise by themselves.
+        return orjson.dumps(value, default=list).decode()
 
     def process_result_value(self, value: Any, dialect: Dialect) -> dict[str, Any] | None:
         """Parse where the driver does not."""

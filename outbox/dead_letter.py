@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import sqlalchemy as sa
 
 from outbox import clock
-from outbox.dialect import insert_unless_there
+from outbox.dialect import MYSQL, insert_unless_there
 from outbox.letter import Failure, Letter, Stage, Status, from_row, to_row
 from outbox.table import outbox_dead_letter as letters
 
@@ -125,12 +125,16 @@ def _reopen(connection: sa.Connection, stage: str, owner: str, rows: list[dict[s
             )
             .with_for_update()
         )
+        for name in MYSQL:
+            # It would rather walk through a small table, and lock all of it.
+            query = query.with_hint(letters, "FORCE INDEX (outbox_dead_letter_event)", name)
         found = connection.execute(query).all()
         for _, source, event_id, attempt_count in found:
             by_event[source, event_id]["attempt_count"] += attempt_count
         if found:
-            ids = [row.id for row in found]
-            connection.execute(sa.delete(letters).where(letters.c.id.in_(ids)))
+            # One by one, for the same reason.
+            gone = sa.delete(letters).where(letters.c.id == sa.bindparam("gone"))
+            connection.execute(gone, [{"gone": row.id} for row in found])
 
 
 def any_unresolved(connection: sa.Connection, stage: Stage, owner: str) -> bool:

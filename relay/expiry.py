@@ -6,22 +6,27 @@ own. Between two of them it is a cursor: a JSON value, None at the beginning.
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+import orjson
 import sqlalchemy as sa
 
 from outbox import clock
+from outbox.dialect import is_mysql
 from outbox.settings import RESERVED
 from outbox.table import outbox_checkpoint, outbox_dead_letter, outbox_event, outbox_inbox
 from relay.delivered import Delivered, Held, delivered
 from relay.sql import statements
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from outbox.settings import RouteSettings, Settings
+
+    Compare = Callable[[Any, Any], sa.ColumnElement[bool]]
 
 _SQL: Final = {name: sa.text(text.decode()) for name, text in statements("retention").items()}
 
@@ -208,13 +213,13 @@ class Inbox:
     def batch(self, connection: sa.Connection, cursor: Any, size: int) -> Batch:
         """Delete what was handled longer ago than the age."""
         columns = list(outbox_inbox.primary_key.columns)
-        key = sa.tuple_(*columns)
-        above = [] if cursor is None else [key > _values(cursor)]
+        compared = _by_column if is_mysql(connection.dialect) else _as_row
+        above = [] if cursor is None else [compared(columns, operator.gt, cursor)]
         query = sa.select(*columns).where(*above).order_by(*columns).offset(size - 1).limit(1)
         last = connection.execute(query).one_or_none()
-        within = above if last is None else [*above, key <= _values(last)]
-        statement = sa.delete(outbox_inbox).where(*within, *self._is_old(connection))
-        deleted = connection.execute(statement).rowcount
+        within = above if last is None else [*above, compared(columns, operator.le, last)]
+        moment = outbox_inbox.c.processed_at
+        deleted = _delete(connection, moment, [*within, *self._is_old(connection)])
         if last is not None:
             return Batch(deleted, list(last), is_over=False)
         return Batch(deleted, None, is_over=True, held=self._held(connection))
@@ -269,8 +274,8 @@ class Letters:
         last = connection.scalar(query.offset(size - 1).limit(1))
         if last is not None:
             within.append(number <= last)
-        statement = sa.delete(outbox_dead_letter).where(*within, self._is_old())
-        deleted = connection.execute(statement).rowcount
+        moment = outbox_dead_letter.c.resolved_at
+        deleted = _delete(connection, moment, [*within, self._is_old()])
         return Batch(deleted, last, is_over=last is None)
 
     def count(self, connection: sa.Connection) -> tuple[int, str | None]:
@@ -338,13 +343,58 @@ def _delete_serially(
     query = sa.select(
         sa.func.count(),
         sa.func.max(batch.c.seq),
-        sa.func.min(batch.c.seq).filter(~batch.c.is_old),
+        sa.func.min(sa.case((~batch.c.is_old, batch.c.seq))),
         sa.func.min(batch.c.time) > clock.now(),
     )
     read, last, kept, is_ahead = connection.execute(query).one()
     last = last or cursor
-    statement = sa.delete(outbox_event).where(seq > cursor, seq <= last, time < _ago(age))
-    return _Walked(connection.execute(statement).rowcount, read, last, kept, bool(is_ahead))
+    deleted = _delete(connection, time, [seq > cursor, seq <= last, time < _ago(age)])
+    return _Walked(deleted, read, last, kept, bool(is_ahead))
+
+
+def _delete(
+    connection: sa.Connection,
+    moment: sa.Column[datetime],
+    conditions: Sequence[sa.ColumnElement[bool]],
+) -> int:
+    """Delete rows, given the column that says how old each is, and wait for no other row.
+
+    MariaDB and MySQL lock each row that a DELETE looks at, the one behind the last included, so it
+    would wait for every transaction that has just written one, and could deadlock with it. So the
+    rows are chosen by a read without locks, and only those are locked, in the order of their key.
+    """
+    table: sa.Table = moment.table
+    if not is_mysql(connection.dialect):
+        return connection.execute(sa.delete(table).where(*conditions)).rowcount
+    columns = table.primary_key.columns
+    query = sa.select(*columns, moment).where(*conditions).order_by(*columns)
+    found = connection.execute(query).all()
+    if not found:
+        return 0
+    keys = orjson.dumps([tuple(row[:-1]) for row in found]).decode()
+    parameters = {"keys": keys, "latest": max(row[-1] for row in found)}
+    statement = _SQL[f"delete_chosen_{table.name}"]
+    latest = sa.bindparam("latest", type_=clock.Timestamp)
+    return connection.execute(statement.bindparams(latest), parameters).rowcount
+
+
+def _as_row(
+    columns: Sequence[sa.ColumnElement[Any]], compare: Compare, values: Sequence[str]
+) -> sa.ColumnElement[bool]:
+    """Compare a key with another one, by the column that comes first in its index."""
+    return compare(sa.tuple_(*columns), sa.tuple_(*[sa.literal(value) for value in values]))
+
+
+def _by_column(
+    columns: Sequence[sa.ColumnElement[Any]], compare: Compare, values: Sequence[str]
+) -> sa.ColumnElement[bool]:
+    """Say the same in the way that MariaDB and MySQL find in an index."""
+    column, value = columns[0], values[0]
+    if len(columns) == 1:
+        return compare(column, value)
+    strictly = operator.gt if compare is operator.gt else operator.lt
+    rest = _by_column(columns[1:], compare, values[1:])
+    return sa.or_(strictly(column, value), sa.and_(column == value, rest))
 
 
 def _ago(age: timedelta) -> sa.ColumnElement[Any]:
@@ -353,7 +403,3 @@ def _ago(age: timedelta) -> sa.ColumnElement[Any]:
 
 def _share(age: timedelta) -> timedelta:
     return min(max(age / SHARE, timedelta(minutes=1)), timedelta(days=1))
-
-
-def _values(key: Sequence[str]) -> sa.ColumnElement[Any]:
-    return sa.tuple_(*[sa.literal(value) for value in key])

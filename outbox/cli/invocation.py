@@ -6,7 +6,7 @@ import os
 import sys
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 import typer
@@ -54,7 +54,12 @@ class Invocation:
     @cached_property
     def engine(self) -> sa.Engine:
         """The database, with a connection for each use and none kept."""
-        return make_engine(self.settings.url, "outbox", poolclass=sa.NullPool)
+        url = self.settings.url
+        options: dict[str, Any] = {"poolclass": sa.NullPool}
+        if is_pymysql(url):
+            # Else it would lock whatever its statements look at, and workers would wait for it.
+            options["isolation_level"] = "READ COMMITTED"
+        return make_engine(url, "outbox", **options)
 
     def require_tables(self) -> None:
         """Raise what SQLAlchemy raises where the database or its tables cannot be used."""

@@ -47,3 +47,32 @@ SELECT (SELECT count(*) FROM gone) AS deleted,
        min(seq) FILTER (WHERE seq NOT IN (SELECT seq FROM expired)) AS kept,
        coalesce(min(time) > clock_timestamp(), false) AS is_ahead
   FROM batch;
+
+-- name: delete_chosen_outbox_event
+-- MariaDB: locks the rows that were chosen, one after the other, and none beside them. A row that has become
+-- young again stays.
+--
+-- Planner: it would rather walk through a small table than look its rows up, and lock all of them.
+DELETE gone
+  FROM JSON_TABLE(:keys, '$[*]' COLUMNS (seq bigint PATH '$[0]')) AS chosen
+  STRAIGHT_JOIN outbox_event AS gone FORCE INDEX (PRIMARY) ON gone.seq = chosen.seq
+ WHERE gone.time <= :latest;
+
+-- name: delete_chosen_outbox_dead_letter
+DELETE gone
+  FROM JSON_TABLE(:keys, '$[*]' COLUMNS (id bigint PATH '$[0]')) AS chosen
+  STRAIGHT_JOIN outbox_dead_letter AS gone FORCE INDEX (PRIMARY) ON gone.id = chosen.id
+ WHERE gone.resolved_at <= :latest;
+
+-- name: delete_chosen_outbox_inbox
+DELETE gone
+  FROM JSON_TABLE(:keys, '$[*]' COLUMNS (
+           consumer varbinary(1000) PATH '$[0]',
+           source varbinary(1000) PATH '$[1]',
+           event_id varbinary(1000) PATH '$[2]'
+       )) AS chosen
+  STRAIGHT_JOIN outbox_inbox AS gone FORCE INDEX (PRIMARY)
+     ON gone.consumer = chosen.consumer
+    AND gone.source = chosen.source
+    AND gone.event_id = chosen.event_id
+ WHERE gone.processed_at <= :latest;

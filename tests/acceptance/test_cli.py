@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 HOSTILE = b'{"note": "\x1b]0;owned\x07[bold]\xc2\x9b31m"}'
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=["sqlite", "postgres", "mariadb"])
 def url(request: pytest.FixtureRequest) -> str:
     """A migrated database of either kind."""
     found: str = request.getfixturevalue(f"{request.param}_url")

@@ -221,6 +221,32 @@ def test_thousands_of_letters_are_recorded_and_resolved(connection: sa.Connectio
 
 
 @pytest.mark.parametrize("database", ["postgres", "mariadb_relay"])
+def test_who_records_a_letter_waits_for_no_other_letter(
+    request: pytest.FixtureRequest, database: str
+) -> None:
+    engine: sa.Engine = request.getfixturevalue(f"{database}_engine")
+    with engine.begin() as writer:
+        record(writer, *[dead(str(number), f"k{number}") for number in range(10)])
+        dead_letter.request(writer, Filter())
+        dead_letter.discard(writer, Filter(ids=range(3, 11)), "no")
+    with engine.begin() as writer:
+        # So that the planner knows how small the table is.
+        writer.exec_driver_sql(
+            "ANALYZE outbox_dead_letter"
+            if database == "postgres"
+            else "ANALYZE TABLE outbox_dead_letter"
+        )
+    with engine.begin() as first, engine.begin() as second:
+        assert len(dead_letter.ready(first, "relay", "kafka", 1, lock=True)) == 1
+        limit = "lock_timeout = '1ms'" if database == "postgres" else "innodb_lock_wait_timeout = 0"
+        second.exec_driver_sql(f"SET SESSION {limit}")
+        # The letters with the numbers 5 and 6, and three more.
+        record(second, *[dead(name, f"k{name}") for name in ("4", "5", "x", "y", "z")])
+        dead_letter.resolve(second, [2])
+        second.detach()
+
+
+@pytest.mark.parametrize("database", ["postgres", "mariadb_relay"])
 def test_a_letter_that_another_transaction_has_locked_is_left_out(
     request: pytest.FixtureRequest, database: str
 ) -> None:

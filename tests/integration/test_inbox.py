@@ -135,6 +135,17 @@ def test_what_was_committed_after_the_transaction_began_is_known(
     assert claimed(server) == ["1", "2", "3"]
 
 
+def test_a_claim_that_finds_some_known_waits_for_no_other_one(
+    server: sa.Engine, pool: ThreadPoolExecutor
+) -> None:
+    assert Claiming(pool, server, "1").end() == {"1"}
+    other = Claiming(pool, server, "2")
+    assert other.result() == {"2"}
+    assert Claiming(pool, server, "1", "3").end() == {"3"}
+    other.end()
+    assert claimed(server) == ["1", "2", "3"]
+
+
 def test_while_a_claim_waits_for_one_another_may_be_claimed(
     server: sa.Engine, pool: ThreadPoolExecutor
 ) -> None:
