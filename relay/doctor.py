@@ -15,7 +15,8 @@ from outbox.settings import shown
 from outbox.transports import transport_of
 from relay.capture import open_capture
 from relay.database import transaction
-from relay.selfcheck import SQL, Finding, look
+from relay.finding import Finding
+from relay.selfcheck import SQL, look
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

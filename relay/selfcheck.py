@@ -6,14 +6,15 @@ A relay tells it once when it starts; `outbox doctor` tells it with all the rest
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
-from outbox.engine import is_psycopg
+from outbox.engine import is_psycopg, is_pymysql
 from outbox.errors import DatabaseUnavailableError, OutboxError
 from outbox.retry import BackOff
 from relay.database import errors
+from relay.finding import Finding
 from relay.pooler import Pooling, find_pooling
+from relay.selfcheck_mariadb import look_at_server
 from relay.sql import statements
 
 if TYPE_CHECKING:
@@ -43,19 +44,6 @@ _LIMITS: Final = (
 _DURABLE: Final = ("fsync", "full_page_writes")
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at."""
-
-    check: str
-    state: Literal["ok", "degraded", "failed"]
-    """`degraded`: it works, but slower or less safely. `failed`: it does not work."""
-    found: str
-    """What is the case, and what it means."""
-    advice: str | None = None
-    """What to do about it; None where nothing has to be done."""
-
-
 def look(engine: sa.Engine) -> list[Finding]:
     """Look at the server as the relay's role sees it, or at the file of SQLite.
 
@@ -64,6 +52,9 @@ def look(engine: sa.Engine) -> list[Finding]:
     if engine.dialect.name == "sqlite":
         with errors(engine), engine.connect() as connection:
             return [judge_journal(connection.exec_driver_sql("PRAGMA journal_mode").scalar_one())]
+    if is_pymysql(engine.url):
+        with errors(engine), engine.connect() as connection:
+            return look_at_server(connection)
     if not is_psycopg(engine.url):
         return []
     with errors(engine):

@@ -12,7 +12,7 @@ from outbox.cli.invocation import of
 from outbox.cli.output import Output, counted
 from relay.database import make_engine
 from relay.doctor import examine
-from relay.selfcheck import Finding
+from relay.finding import Finding
 
 STYLES: Final = {"ok": "green", "degraded": "yellow", "failed": "bold red"}
 

@@ -9,6 +9,7 @@ import typer
 from outbox import grants, migration, partitions
 from outbox.cli.errors import CommandLineError, FailedError
 from outbox.cli.invocation import Invocation, of
+from outbox.dialect import MYSQL
 from outbox.grants import Kind
 from outbox.settings import shown
 
@@ -45,9 +46,12 @@ def migrate(
     if any(roles.values()) and run.settings.url.get_backend_name() != "postgresql":
         place = shown(run.settings.url)
         msg = f"{place} has no roles that `outbox migrate` knows: leave --grant-… out"
+        if run.settings.url.get_backend_name() in MYSQL:
+            msg += "; docs/guide/databases.md has the GRANTs for MariaDB"
         raise CommandLineError(msg)
     if partition_rows is not None and run.settings.url.get_backend_name() != "postgresql":
-        msg = f"{shown(run.settings.url)} has no partitions: leave --partition-rows out"
+        place = shown(run.settings.url)
+        msg = f"partitions are made on PostgreSQL, and not on {place}: leave --partition-rows out"
         raise CommandLineError(msg)
     if sql and partition_rows is not None:
         msg = "--partition-rows looks at the table first, so there is no SQL to print"

@@ -7,17 +7,17 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import sqlalchemy as sa
 
 from tests.absence import skipped_unless_ci
 from tests.acceptance.cli import Program
+from tests.fix_mariadb import administer
 from tools.servers.clock import find_faketime, wrong_clock
 
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Iterator
     from pathlib import Path
-
-    import sqlalchemy as sa
 
     from tools.servers import PgBouncerServer
 
@@ -81,6 +81,33 @@ def test_all_is_well_on_postgres(program: Program, postgres_url: str) -> None:
         "ok",
     )
     assert advice(done) == ["→ set fsync = on in postgresql.conf"]
+
+
+def test_all_is_well_on_mariadb(program: Program, mariadb_url: str) -> None:
+    done = program.run("doctor", OUTBOX_DATABASE_URL=mariadb_url)
+    assert done.returncode == 0, done.stderr
+    found = states(done)
+    assert found.pop("durability") == "degraded"  # servers of tests do not flush each commit
+    server = ("database", "clock", "version", "time-outs", "transactions", "connections")
+    rest = ("tables", "rights", "capture", "route kafka")
+    assert found == dict.fromkeys([*server, *rest], "ok")
+    assert advice(done) == ["→ set innodb_flush_log_at_trx_commit = 1"]
+
+
+def test_a_user_of_mariadb_without_rights_is_told_what_to_do(
+    program: Program, mariadb_url: str
+) -> None:
+    url = sa.make_url(mariadb_url)
+    user = f"u{url.database}"[:30]
+    administer(url, f"CREATE USER {user} IDENTIFIED BY 'sesame'")
+    try:
+        text = url.set(username=user, password="sesame").render_as_string(hide_password=False)
+        done = program.run("doctor", OUTBOX_DATABASE_URL=text)
+    finally:
+        administer(url, f"DROP USER {user}")
+    assert done.returncode == 1
+    assert "GRANT the user what is missing" in done.stdout
+    assert "sesame" not in done.stdout + done.stderr
 
 
 def test_all_is_well_on_sqlite(program: Program, sqlite_url: str) -> None:

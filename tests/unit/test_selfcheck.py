@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from relay.pooler import Pooling
-from relay.selfcheck import Finding, judge, judge_pooling
+from relay.selfcheck import judge, judge_pooling
+
+if TYPE_CHECKING:
+    from relay.finding import Finding
 
 GOOD = {
     "server_version": "15.6",
