@@ -6,6 +6,8 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
+import sqlalchemy as sa
+
 from outbox import codec, dead_letter, inbox
 from outbox.batch import DONE, Conflict, Fault, Pause, Try, Unavailable, plan
 from outbox.dead_letter import Failure
@@ -120,6 +122,8 @@ def settle(
         if isinstance(step, Try):
             settlement = Settlement(consumer, step.tasks)
             outcome = yield settlement
+            if settlement.has_met_known and outcome != DONE:
+                outcome = yield settlement
             if outcome == DONE:
                 report(settlement.counts)
                 log_letters(consumer.name, settlement.failures)
@@ -141,6 +145,8 @@ class Settlement:
         self.counts = Counts()
         """What the transaction does, should it commit."""
         self.failures: Sequence[Failure] = []
+        self.has_met_known = False
+        """The claim failed, because one of the events was there; it can be prepared once more."""
         self._consumer = consumer
         self._tasks = tasks
         self._loaded = [_load(consumer, task) for task in tasks]
@@ -148,18 +154,10 @@ class Settlement:
     def prepare(self, session: Session) -> Sequence[Job]:
         """Claim the events and record the dead letters; return what is left to be handled."""
         connection = session.connection()
-        name = self._consumer.name
-        envelopes = [
-            task.item.content for task in self._tasks if isinstance(task.item.content, Envelope)
-        ]
-        fresh = inbox.claim(connection, name, [task.item.identity for task in self._tasks])
-        blocked: set[str] = set()
-        if dead_letter.any_unresolved(connection, "consumer", name):
-            keys = {e.partition_key for e in envelopes if e.partition_key is not None}
-            blocked = dead_letter.blocked_keys(connection, "consumer", name, keys)
+        fresh, blocked = self._claim(connection)
         jobs, failures = self._sort(fresh, blocked)
         self.failures = failures
-        dead_letter.record(connection, "consumer", name, failures)
+        dead_letter.record(connection, "consumer", self._consumer.name, failures)
         parked = sum(failure.status == "parked" for failure in failures)
         self.counts = Counts(
             handled=len(jobs),
@@ -168,6 +166,31 @@ class Settlement:
             dead=len(failures) - parked,
         )
         return jobs
+
+    def _claim(self, connection: sa.Connection) -> tuple[set[inbox.EventId], set[str]]:
+        """Return which events are new, and the keys that have an unresolved letter.
+
+        The letters are looked for by a statement that does not begin before the claim: whoever had
+        claimed one of the events before has committed its letters by then, or this claim fails.
+        """
+        name = self._consumer.name
+        ids = {task.item.identity for task in self._tasks}
+        if self.has_met_known or connection.dialect.name != "postgresql":
+            ids = inbox.claim(connection, name, ids)
+            if not dead_letter.any_unresolved(connection, "consumer", name):
+                return ids, set()
+        else:
+            try:
+                if inbox.claim_new(connection, name, ids, is_without_letters=True):
+                    return ids, set()
+                inbox.claim_new(connection, name, ids)
+            except sa.exc.IntegrityError:
+                self.has_met_known = True
+                raise
+        contents = [task.item.content for task in self._tasks]
+        envelopes = [each for each in contents if isinstance(each, Envelope)]
+        keys = {each.partition_key for each in envelopes if each.partition_key is not None}
+        return ids, dead_letter.blocked_keys(connection, "consumer", name, keys)
 
     def _sort(
         self, fresh: set[inbox.EventId], blocked: set[str]

@@ -72,6 +72,41 @@ def test_what_is_delivered_again_has_no_second_effect(
     assert effects(engine) == [("k", n) for n in range(20)]
 
 
+def test_what_was_known_to_begin_with_costs_the_others_no_attempt(
+    engine: sa.Engine, consumer: Consumer
+) -> None:
+    attempts = []
+
+    @consumer.on(Counted)
+    def note(event: Counted, context: Context) -> None:
+        attempts.append((event.n, context.attempt))
+
+    log = [counted("k", n) for n in range(10)]
+    assert consume(consumer, log[4:6]) == Counts(handled=2)
+    assert consume(consumer, log) == Counts(handled=8, duplicate=2)
+    assert attempts == [(n, 1) for n in (4, 5, 0, 1, 2, 3, 6, 7, 8, 9)]
+
+
+def test_a_known_event_and_a_poison_in_one_batch_are_told_apart(engine: sa.Engine) -> None:
+    consumer = Consumer("tests", database=engine)
+
+    @consumer.on(Counted)
+    def handle(event: Counted, context: Context) -> None:
+        if event.n == 7:
+            raise PermanentError("poison")
+        write(event, context)
+
+    log = [counted(f"k{n % 2}", n) for n in range(12)]
+    assert consume(consumer, log[:3]) == Counts(handled=3)
+    assert consume(consumer, log) == Counts(handled=6, duplicate=3, dead=1, parked=2)
+    assert effects(engine) == [
+        (f"k{n % 2}", n) for n in range(12) if n < 7 or n % 2 == 0
+    ]  # fmt: skip
+    assert consume(consumer, [*log, counted("k1", 12), counted("k0", 13)]) == Counts(
+        handled=1, duplicate=12, parked=1
+    )
+
+
 def test_equal_ids_of_two_sources_are_two_events(engine: sa.Engine, consumer: Consumer) -> None:
     one = counted("k", 1)
     assert consume(consumer, [one, replace(one, source="/other")]) == Counts(handled=2)
