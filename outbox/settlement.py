@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import sqlalchemy as sa
 
-from outbox import codec, dead_letter, inbox
+from outbox import dead_letter, inbox
 from outbox.batch import DONE, Conflict, Fault, Pause, Try, Unavailable, plan
 from outbox.dead_letter import Failure
 from outbox.envelope import Envelope
 from outbox.errors import DecodeError, PermanentError
-from outbox.letter import message_id
-from outbox.transaction import Job
+from outbox.transaction import Job, job_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -23,8 +22,7 @@ if TYPE_CHECKING:
 
     from outbox.batch import Outcome, Task
     from outbox.consumer import Consumer
-    from outbox.handlers import Call
-    from outbox.transport import Delivery, Message
+    from outbox.reading import Received
 
 logger = logging.getLogger(__name__)
 
@@ -53,23 +51,6 @@ class Counts:
         )
 
 
-class Received(NamedTuple):
-    """One delivery, read."""
-
-    content: Envelope | Message
-    """A message where it is no event."""
-    place: str
-    identity: inbox.EventId
-    """What the inbox knows it by: a name of its own where it is no event."""
-    error: DecodeError | None = None
-    """Why it is no event."""
-
-    @property
-    def name(self) -> str:
-        """Its id, or its name where it has none."""
-        return self.identity[1]
-
-
 class Transaction(Protocol):
     """What a step does before its handlers run."""
 
@@ -79,22 +60,6 @@ class Transaction(Protocol):
 
 
 Step = Transaction | Pause
-
-
-def read(delivery: Delivery) -> Received:
-    """Decode a delivery; what is no event carries its error."""
-    place = delivery.place
-    try:
-        envelope = decode(delivery.message)
-    except DecodeError as exc:
-        name = message_id(delivery.message, place)
-        return Received(delivery.message, place, ("", name), exc)
-    return Received(envelope, place, identity(envelope))
-
-
-def decode(message: Message) -> Envelope:
-    """Read a message as an event; raises `DecodeError`."""
-    return codec.from_headers(message.key, message.headers, message.data, topic=message.topic)
 
 
 def settle(
@@ -149,7 +114,22 @@ class Settlement:
         """The claim failed, because one of the events was there; it can be prepared once more."""
         self._consumer = consumer
         self._tasks = tasks
-        self._loaded = [_load(consumer, task) for task in tasks]
+        self._ids = [task.item.identity for task in tasks]
+        self._loaded: list[Job | Exception] = []
+        """For each task what is to be called, or why it is to be a dead letter."""
+        load = consumer.handlers.load
+        for index, (received, failure_count, error, is_given_up) in enumerate(tasks):
+            content = received.content
+            unfit = error if is_given_up else received.error
+            if unfit is None and isinstance(content, Envelope):
+                try:
+                    job = job_of((index, content, load(content), failure_count + 1))
+                except PermanentError as exc:
+                    unfit = exc
+                else:
+                    self._loaded.append(job)
+                    continue
+            self._loaded.append(unfit or DecodeError("the message is no event"))
 
     def prepare(self, session: Session) -> Sequence[Job]:
         """Claim the events and record the dead letters; return what is left to be handled."""
@@ -174,7 +154,7 @@ class Settlement:
         claimed one of the events before has committed its letters by then, or this claim fails.
         """
         name = self._consumer.name
-        ids = {task.item.identity for task in self._tasks}
+        ids = set(self._ids)
         if self.has_met_known or connection.dialect.name != "postgresql":
             ids = inbox.claim(connection, name, ids)
             if not dead_letter.any_unresolved(connection, "consumer", name):
@@ -196,9 +176,12 @@ class Settlement:
         self, fresh: set[inbox.EventId], blocked: set[str]
     ) -> tuple[list[Job], list[Failure]]:
         """Decide for each task: nothing, a job, or a letter that blocks its key from here on."""
-        jobs: list[Job] = []
+        jobs = [loaded for loaded in self._loaded if isinstance(loaded, Job)]
+        if not blocked and len(jobs) == len(fresh) == len(self._tasks):
+            return jobs, []
+        jobs = []
         failures: list[Failure] = []
-        for index, (task, loaded) in enumerate(zip(self._tasks, self._loaded, strict=True)):
+        for task, loaded in zip(self._tasks, self._loaded, strict=True):
             content, place, event_id, _ = task.item
             if event_id not in fresh:
                 continue
@@ -206,31 +189,14 @@ class Settlement:
             key = content.partition_key if isinstance(content, Envelope) else None
             if key in blocked:
                 failures.append(Failure(content, PARKED, "parked", 0, place))
-            elif isinstance(loaded, Exception):
+            elif isinstance(loaded, Job):
+                jobs.append(loaded)
+            else:
                 attempts = max(1, task.failure_count)
                 failures.append(Failure(content, reason(loaded), "dead", attempts, place))
                 if key is not None:
                     blocked.add(key)
-            elif isinstance(content, Envelope):
-                jobs.append(Job(index, content, loaded, task.failure_count + 1))
         return jobs, failures
-
-
-def _load(consumer: Consumer, task: Task[Received]) -> Exception | Sequence[Call]:
-    """Parse a task's event for its handlers, or say why it is to be a dead letter."""
-    if task.is_given_up and task.error is not None:
-        return task.error
-    if not isinstance(task.item.content, Envelope):
-        return task.item.error or DecodeError("the message is no event")
-    try:
-        return consumer.handlers.load(task.item.content)
-    except PermanentError as exc:
-        return exc
-
-
-def identity(envelope: Envelope) -> inbox.EventId:
-    """Return what an event is known by in the inbox."""
-    return envelope.source or "", envelope.id
 
 
 def reason(error: BaseException) -> str:

@@ -16,10 +16,11 @@ from outbox.errors import (
     DestinationRefusedError,
     TransientError,
 )
+from outbox.reading import read_all
 from outbox.retry import BackOff
 from outbox.runner import runner_of
 from outbox.settings import ConsumerSettings
-from outbox.settlement import Counts, read
+from outbox.settlement import Counts
 from outbox.table import outbox_dead_letter, outbox_inbox
 from outbox.transports import transport_of
 
@@ -103,7 +104,7 @@ class Worker:
         while not stop.is_set():
             deliveries = inlet.receive(stop)
             if deliveries:
-                if not runner.settle([read(each) for each in deliveries], stop, self._report):
+                if not runner.settle(read_all(deliveries), stop, self._report):
                     return
                 inlet.acknowledge(deliveries)
             now = time.monotonic()
