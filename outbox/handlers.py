@@ -73,7 +73,7 @@ class Handlers:
         """Parse an event for each of its handlers, anew each time.
 
         Raises `PermanentError` where no attempt could ever read it: its data does not fit its
-        class, or no handler takes its version.
+        class, or no handler takes its version. What else a validator raises, its handler will.
         """
         calls: list[Call] = []
         for handler in self._by_type[envelope.type]:
@@ -85,6 +85,8 @@ class Handlers:
                     calls.append(call_of((handler, event_type.load(envelope.data))))
                 except ValidationError as exc:
                     raise _misfit(event_type, exc) from exc
+                except Exception as exc:  # noqa: BLE001  # a validator of the application raised it
+                    calls.append(Call(_raising(exc), None))
         return calls or _refuse_version(envelope, self._by_type[envelope.type])
 
 
@@ -109,6 +111,15 @@ def check(function: Callable[..., Any]) -> None:
         raise EventDefinitionError(
             f"{place}{signature} cannot be called as handler(event, context): {exc}"
         ) from None
+
+
+def _raising(error: Exception) -> Handler:
+    """Return a handler that fails, in its turn."""
+
+    def fail(_event: object, _context: Context) -> None:
+        raise error
+
+    return Handler(fail, is_async=False, event_type=None)
 
 
 def _misfit(event_type: EventType, error: ValidationError) -> PermanentError:

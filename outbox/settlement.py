@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from outbox.batch import Outcome, Task
     from outbox.consumer import Consumer
+    from outbox.handlers import Call
     from outbox.reading import Received
 
 logger = logging.getLogger(__name__)
@@ -115,21 +116,9 @@ class Settlement:
         self._consumer = consumer
         self._tasks = tasks
         self._ids = [task.item.identity for task in tasks]
-        self._loaded: list[Job | Exception] = []
-        """For each task what is to be called, or why it is to be a dead letter."""
         load = consumer.handlers.load
-        for index, (received, failure_count, error, is_given_up) in enumerate(tasks):
-            content = received.content
-            unfit = error if is_given_up else received.error
-            if unfit is None and isinstance(content, Envelope):
-                try:
-                    job = job_of((index, content, load(content), failure_count + 1))
-                except PermanentError as exc:
-                    unfit = exc
-                else:
-                    self._loaded.append(job)
-                    continue
-            self._loaded.append(unfit or DecodeError("the message is no event"))
+        self._loaded = [_load(load, index, task) for index, task in enumerate(tasks)]
+        """For each task what is to be called, or why it is to be a dead letter."""
 
     def prepare(self, session: Session) -> Sequence[Job]:
         """Claim the events and record the dead letters; return what is left to be handled."""
@@ -197,6 +186,22 @@ class Settlement:
                 if key is not None:
                     blocked.add(key)
         return jobs, failures
+
+
+def _load(
+    load: Callable[[Envelope], Sequence[Call]], index: int, task: Task[Received]
+) -> Job | Exception:
+    """Parse a task's event for its handlers, or say why it is to be a dead letter."""
+    received, failure_count, error, is_given_up = task
+    content = received.content
+    if is_given_up and error is not None:
+        return error
+    if not isinstance(content, Envelope):
+        return received.error or DecodeError("the message is no event")
+    try:
+        return job_of((index, content, load(content), failure_count + 1))
+    except PermanentError as exc:
+        return exc
 
 
 def reason(error: BaseException) -> str:

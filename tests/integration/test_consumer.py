@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 import sqlalchemy as sa
 
+import outbox
 from outbox import dead_letter
 from outbox.consumer import Consumer
 from outbox.errors import ConfigurationError, DatabaseUnavailableError, PermanentError, UsageError
@@ -280,6 +281,35 @@ def test_data_that_does_not_fit_is_dead_at_once_without_a_call(engine: sa.Engine
     )
     assert "tests.consuming.counted v2: this consumer handles v1 alone" in reasons[1]
     assert "Invalid JSON" in reasons[2]
+
+
+@outbox.event("tests.consuming.picky", key="key")
+@dataclass
+class Picky:
+    key: str
+    n: int
+
+    def __post_init__(self) -> None:
+        if self.n == 1:
+            raise TimeoutError("the validator asked somebody")
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_validator_that_raises_anything_is_a_failure_of_its_event_alone(
+    engine: sa.Engine,
+    is_async: bool,  # noqa: FBT001  # a parameter of the test
+) -> None:
+    consumer = Consumer("tests", database=async_engine(engine) if is_async else engine)
+    consumer.on(Picky)(write)
+    log = [counted(f"k{n}", n, type="tests.consuming.picky") for n in range(4)]
+    assert consume(consumer, log) == Counts(handled=3, dead=1)
+    (letter,) = letters(engine)
+    assert (letter.attempt_count, letter.place) == (3, "tests[0]@1")
+    assert letter.reason == "TimeoutError: the validator asked somebody"
+    with engine.begin() as connection:
+        dead_letter.request(connection, [letter.id])
+    assert consume(consumer, []) == Counts()
+    assert [each.attempt_count for each in letters(engine)] == [4]
 
 
 def test_what_is_no_event_becomes_a_dead_letter_with_its_bytes(
