@@ -15,10 +15,10 @@ EventId = tuple[str, str]
 """`source` and `id`: ids are unique only within their source."""
 
 # One text that the server takes apart is read faster than an array, by it and by every driver.
-# To it a single empty text is an array without elements, hence the COALESCE.
+# Where all events have one source it stands alone, and `sources` is empty.
 _INSERT: Final = """\
 INSERT INTO outbox_inbox (consumer, source, event_id)
-SELECT :consumer, COALESCE(source, ''), event_id
+SELECT :consumer, COALESCE(source, :source), event_id
   FROM unnest(string_to_array(:sources, :separator), string_to_array(:ids, :separator))
     AS claimed (source, event_id)"""
 _POSTGRESQL: Final = sa.text(f"{_INSERT} ON CONFLICT DO NOTHING RETURNING source, event_id")
@@ -77,13 +77,15 @@ def claim_new(
 
 def _parameters(consumer: str, ids: Collection[EventId]) -> dict[str, Any]:
     pairs = sorted(set(ids))
-    sources, names = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    sources, names = [source for source, _ in pairs], [name for _, name in pairs]
     separator = SEPARATOR
     if separator in "".join(sources) or separator in "".join(names):
         separator = uuid.uuid4().hex  # in no text that was made before it
+    is_one = sources[0] == sources[-1]
     return {
         "consumer": consumer,
-        "sources": separator.join(sources),
+        "source": sources[0],
+        "sources": "" if is_one else separator.join(sources),
         "ids": separator.join(names),
         "separator": separator,
     }

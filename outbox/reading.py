@@ -48,9 +48,8 @@ received_of: Final[Callable[[tuple[Any, ...]], Received]] = partial(tuple.__new_
 
 def read_all(deliveries: Sequence[Delivery]) -> list[Received]:
     """Read a batch; what is no event carries its error."""
-    messages = [delivery.message for delivery in deliveries]
-    headers: list[dict[str, Any]] = [dict(message.headers) for message in messages]
-    if not _are_texts(messages, headers):
+    headers: list[dict[str, Any]] = [dict(delivery.message.headers) for delivery in deliveries]
+    if not _are_texts(deliveries, headers):
         return [read(delivery) for delivery in deliveries]
     found = []
     for delivery, own in zip(deliveries, headers, strict=True):
@@ -127,17 +126,17 @@ class _UnreadDraft(Unread):
     __delattr__ = object.__delattr__
 
 
-def _are_texts(messages: Sequence[Message], headers: Sequence[dict[str, Any]]) -> bool:
+def _are_texts(deliveries: Sequence[Delivery], headers: Sequence[dict[str, Any]]) -> bool:
     """Tell whether all keys, names and values are text without NUL, and no name comes twice."""
-    keys = [message.key for message in messages if message.key is not None]
+    keys = [message.key for message, _, _ in deliveries if message.key is not None]
     try:
         # A line break is no part of another letter: all are UTF-8 where this is.
         texts = b"\n".join(chain(keys, *map(dict.values, headers))).decode()
     except (TypeError, UnicodeDecodeError):  # TypeError: a header without a value
         return False
-    names = "".join(set().union(*headers))
-    count = sum(len(message.headers) for message in messages)
-    return "\0" not in texts and "\0" not in names and count == sum(map(len, headers))
+    if "\0" in texts or "\0" in "".join(set().union(*headers)):
+        return False
+    return sum([len(message.headers) for message, _, _ in deliveries]) == sum(map(len, headers))
 
 
 def _glance(delivery: Delivery, headers: Mapping[str, bytes]) -> Received:
@@ -146,34 +145,38 @@ def _glance(delivery: Delivery, headers: Mapping[str, bytes]) -> Received:
     What it takes `decode` takes as well, and reads the same.
     """
     message, place, _ = delivery
-    source, event_type, version = _shared(*_take_shared(headers))
-    own_id, key, sequence = headers["ce_id"], message.key, headers.get("ce_sequence")
+    topic, key, _, data = message
+    specversion, source, event_type, version, own_id, time = _take(headers)
+    draft = _new(_UnreadDraft)
+    draft.source, draft.type, draft.version = _shared(specversion, source, event_type, version)
+    if _moment(time.decode()).tzinfo is not UTC:
+        raise ValueError(time)
+    if "ce_sequence" in headers:
+        sequence = headers["ce_sequence"]
+        if not (sequence.isdigit() and len(sequence) <= _SEQUENCE_DIGITS):
+            raise ValueError(sequence)
     if key is None:
         key = headers.get("ce_partitionkey")
-    if not 0 < len(own_id) <= MAX_NAME_BYTES or (key and len(key) > MAX_NAME_BYTES):
-        raise ValueError(own_id, key)
-    if sequence is not None and not (len(sequence) <= _DIGITS and sequence.isdigit()):
-        raise ValueError(sequence)
-    if datetime.fromisoformat(headers["ce_time"].decode()).tzinfo is not UTC:
-        raise ValueError(headers["ce_time"])
-    event_id = own_id.decode()
-    draft = _new(_UnreadDraft)
+    if key is not None and len(key) > MAX_NAME_BYTES:
+        raise ValueError(key)
+    if not 0 < len(own_id) <= MAX_NAME_BYTES:
+        raise ValueError(own_id)
+    draft.id = event_id = own_id.decode()
     draft.message = message
-    draft.id = event_id
-    draft.source = source
-    draft.type = event_type
-    draft.data = message.data
-    draft.version = version
+    draft.data = data
     draft.partition_key = None if key is None else key.decode()
-    draft.topic = message.topic
+    draft.topic = topic
     draft.__class__ = Unread
-    return received_of((draft, place, (source, event_id), None))
+    return received_of((draft, place, (draft.source, event_id), None))
 
 
 _new: Final[Any] = object.__new__
-_DIGITS: Final = 9
-"""A number of so many is within what every column holds."""
-_take_shared: Final = itemgetter("ce_specversion", "ce_source", "ce_type", "ce_version")
+_moment: Final = datetime.fromisoformat
+_take: Final = itemgetter(
+    "ce_specversion", "ce_source", "ce_type", "ce_version", "ce_id", "ce_time"
+)
+_VERSION_DIGITS, _SEQUENCE_DIGITS = 9, 18
+"""A number of so many is within what its column holds."""
 
 
 @lru_cache(maxsize=1_000)
@@ -182,7 +185,7 @@ def _shared(
 ) -> tuple[str, str, int]:
     """Read the attributes that most events of a producer share; raises as `_glance` does."""
     is_known = specversion == SPEC_VERSION.encode() and source and event_type
-    if not (is_known and len(source) <= MAX_NAME_BYTES and len(version) <= _DIGITS):
+    if not (is_known and len(source) <= MAX_NAME_BYTES and len(version) <= _VERSION_DIGITS):
         raise ValueError(specversion, source, event_type, version)
     number = int(version)
     if number < 1:
