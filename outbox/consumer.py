@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
-from outbox.engine import make_async_engine, make_engine
+from outbox.engine import make_async_engine, make_engine, missing_driver
 from outbox.errors import ConfigurationError
 from outbox.handlers import Handlers
 
@@ -72,5 +72,5 @@ def _make_engine(name: str, database: str | sa.URL) -> sa.Engine | AsyncEngine:
         ) from None
     except ImportError as exc:
         raise ConfigurationError(
-            f"the database of consumer {name!r} needs a driver that is not installed ({exc.name})"
+            f"the database of consumer {name!r} needs {missing_driver(exc)}"
         ) from exc

@@ -29,7 +29,9 @@ OUTAGE_NUMBERS: Final = frozenset({1040, 1053, 1290, 1792, 1836, 1927, 2003, 200
 """Too many connections, a shutdown, read-only, a killed session, and a connection that is none."""
 MISSING_NUMBERS: Final = frozenset({1054, 1146})
 """There is no such column or table."""
-REFUSED_NUMBERS: Final = frozenset({1044, 1045, 1049, 1142, 1143, 1227, 1698})
+DENIED_NUMBERS: Final = frozenset({1044, 1142, 1143, 1227, 1370})
+"""A right is missing."""
+REFUSED_NUMBERS: Final = DENIED_NUMBERS | {1045, 1049, 1698}
 """A right, a password or a database is missing."""
 
 

@@ -63,6 +63,21 @@ def make_async_engine(url: sa.URL, name: str) -> AsyncEngine:
     return engine
 
 
+_EXTRAS: Final = {
+    "pymysql": "mariadb",
+    "asyncmy": "asyncmy",
+    "asyncpg": "asyncpg",
+    "aiosqlite": "aiosqlite",
+}
+
+
+def missing_driver(error: ImportError) -> str:
+    """Name a driver that is not installed, and how to get it."""
+    extra = _EXTRAS.get(error.name or "")
+    how = "" if extra is None else f": pip install 'outbox-relay[{extra}]'"
+    return f"the driver {error.name!r}, which is not installed{how}"
+
+
 def is_psycopg(url: sa.URL) -> bool:
     """Tell whether a URL leads to PostgreSQL by psycopg 3, sync or async."""
     return url.get_backend_name() == "postgresql" and url.get_driver_name() in {

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 import sqlalchemy as sa
 
+from outbox.dialect import is_mysql
+
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
 
 EventId = tuple[str, str]
 """`source` and `id`: ids are unique only within their source."""
@@ -40,6 +42,24 @@ SELECT :consumer, json_extract(value, '$[0]'), json_extract(value, '$[1]')
 RETURNING source, event_id""")
 
 
+# One byte more than the columns take, so that what is too long is refused and not cut.
+_CLAIMED: Final = """\
+JSON_TABLE(:pairs, '$[*]' COLUMNS (
+    source varbinary(1001) PATH '$[0]', event_id varbinary(1001) PATH '$[1]'
+)) AS claimed"""
+_MYSQL: Final = sa.text(f"""\
+INSERT INTO outbox_inbox (consumer, source, event_id)
+SELECT :consumer, source, event_id FROM {_CLAIMED}""")  # noqa: S608  # of the constant above
+_MYSQL_KNOWN: Final = sa.text(f"""\
+SELECT known.source, known.event_id
+  FROM {_CLAIMED}
+  STRAIGHT_JOIN outbox_inbox AS known
+     ON known.consumer = :consumer
+    AND known.source = claimed.source
+    AND known.event_id = claimed.event_id
+  LOCK IN SHARE MODE""")  # noqa: S608  # as above
+
+
 def claim(connection: sa.Connection, consumer: str, ids: Collection[EventId]) -> set[EventId]:
     """Enter events into the inbox of a consumer; return those that were not there yet.
 
@@ -51,6 +71,8 @@ def claim(connection: sa.Connection, consumer: str, ids: Collection[EventId]) ->
         return set()
     if connection.dialect.name == "postgresql":
         found = connection.execute(_POSTGRESQL, _parameters(consumer, ids))
+    elif is_mysql(connection.dialect):
+        return _claim_mysql(connection, consumer, sorted(set(ids)))
     else:
         pairs = orjson.dumps(sorted(set(ids))).decode()
         found = connection.execute(_SQLITE, {"consumer": consumer, "pairs": pairs})
@@ -89,3 +111,26 @@ def _parameters(consumer: str, ids: Collection[EventId]) -> dict[str, Any]:
         "ids": separator.join(names),
         "separator": separator,
     }
+
+
+def _claim_mysql(
+    connection: sa.Connection, consumer: str, pairs: Sequence[EventId]
+) -> set[EventId]:
+    """Expect that all are new; ask which ones are not, and insert the others, until all is told.
+
+    A statement that meets a duplicate is undone as a whole. It has waited for the transaction that
+    wrote it, and so does the locking read, which sees what is committed at any isolation level.
+    Between the two another one may claim more: hence the loop.
+    """
+    left = list(pairs)
+    while left:
+        parameters = {"consumer": consumer.encode(), "pairs": orjson.dumps(left).decode()}
+        try:
+            connection.execute(_MYSQL, parameters)
+        except sa.exc.IntegrityError:
+            rows = connection.execute(_MYSQL_KNOWN, parameters)
+            known = {(source.decode(), event_id.decode()) for source, event_id in rows}
+            left = [pair for pair in left if pair not in known]
+        else:
+            break
+    return set(left)

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from outbox.clock import sqlite_text
 from outbox.codec import stored_headers
+from outbox.dialect import is_mysql
 from outbox.errors import NoTransactionError
 from outbox.table import outbox_event
 
@@ -71,6 +72,9 @@ def is_autocommit(connection: sa.Connection) -> bool:
 
     SQLAlchemy cannot tell: under AUTOCOMMIT too it says that a transaction is open.
     """
+    if is_mysql(connection.dialect):
+        # Their drivers have `autocommit` to set it; the server tells with each answer.
+        return bool(getattr(connection.connection.dbapi_connection, "get_autocommit", bool)())
     if connection.dialect.name != "sqlite":
         return getattr(connection.connection.dbapi_connection, "autocommit", None) is True
     driver: Any = connection.connection.driver_connection

@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session, SessionTransaction
 from outbox.doorbell import note_written
 from outbox.errors import NoTransactionError, UsageError
 from outbox.insert import INSERT, insert, is_autocommit
+from outbox.rolled_back import is_rolled_back, watch
 
 if TYPE_CHECKING:
     from outbox.envelope import Envelope
@@ -42,6 +43,11 @@ class Pending:
 
     def write(self, connection: sa.Connection) -> None:
         """Insert all of it; after a failure it is still pending, so no commit can lose it."""
+        if is_rolled_back(connection):
+            raise NoTransactionError(
+                "the database has rolled this transaction back in a deadlock, so the event would"
+                " commit without its state: roll back, and try the whole transaction again"
+            )
         insert(connection, self.envelopes)
         note_written(connection)
         self.envelopes = []
@@ -91,6 +97,7 @@ def _check_bind(session: Session) -> None:
             "this Session is in AUTOCOMMIT, so the event would not commit with the state: use an"
             " isolation level with transactions"
         )
+    watch(bind.engine)
 
 
 def _write_late(session: Session, pending: Pending) -> None:
@@ -196,6 +203,7 @@ def add_to_connection(connection: sa.Connection, envelope: Envelope) -> None:
 
 
 def _listen(connection: sa.Connection) -> None:
+    watch(connection.engine)
     # On this Connection alone: a listener of the Engine would slow down each of its statements.
     sa.event.listen(connection, "savepoint", _write_connection)
     for name in ("commit", "prepare_twophase", "commit_twophase"):

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Final, Protocol
 import sqlalchemy as sa
 
 from outbox.batch import Pause
+from outbox.dialect import MYSQL
 from outbox.envelope import Envelope
 from outbox.errors import ConfigurationError
 from outbox.letter_replay import replay
 from outbox.retry import BackOff
+from outbox.rolled_back import watch
 from outbox.settlement import settle
 from outbox.transaction import AsyncTransaction, SyncTransaction
 
@@ -65,13 +67,15 @@ def runner_of(consumer: Consumer, settings: ConsumerSettings) -> Runner:
     Raises `ConfigurationError` for a database that the inbox does not know.
     """
     engine = consumer.engine
-    if engine.dialect.name not in {"postgresql", "sqlite"}:
+    if engine.dialect.name not in {"postgresql", "sqlite", *MYSQL}:
         raise ConfigurationError(
             f"the database of consumer {consumer.name!r} is {engine.dialect.name}: an inbox is"
-            " kept on PostgreSQL or SQLite"
+            " kept on PostgreSQL, MariaDB, MySQL or SQLite"
         )
     if isinstance(engine, sa.Engine):
+        watch(engine)
         return SyncRunner(consumer, engine, settings)
+    watch(engine.sync_engine)
     return AsyncRunner(consumer, engine, settings)
 
 

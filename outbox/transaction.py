@@ -15,7 +15,16 @@ from sqlalchemy.orm import Session
 
 from outbox.batch import DONE, Conflict, Fault, Unavailable
 from outbox.context import cause, context_of
-from outbox.errors import ConfigurationError, UsageError
+from outbox.dialect import (
+    CONFLICT_NUMBERS,
+    MISSING_NUMBERS,
+    OUTAGE_NUMBERS,
+    REFUSED_NUMBERS,
+    is_mysql,
+    mysql_number,
+)
+from outbox.errors import ConfigurationError, NoTransactionError, UsageError
+from outbox.rolled_back import is_rolled_back
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -103,6 +112,7 @@ class SyncTransaction:
                     if result is not None:
                         self._take(handler, result)
             progress.suspect = None
+            progress.check()
             Session.commit(session)
         except Exception as exc:  # noqa: BLE001  # whatever a handler raises is its outcome
             return progress.judge(exc)
@@ -151,6 +161,7 @@ class AsyncTransaction:
                     else:
                         await session.run_sync(_call_sync, handler, event, envelope, attempt)
             progress.suspect = None
+            progress.check()
             await session.run_sync(Session.commit)
         except Exception as exc:  # noqa: BLE001  # whatever a handler raises is its outcome
             return progress.judge(exc)
@@ -189,21 +200,40 @@ def check_result(result: object) -> None:
 def begin(session: Session, lock_timeout_seconds: float) -> sa.Connection:
     """Begin the transaction of a batch and return its connection.
 
-    PostgreSQL: READ COMMITTED, because a claim has to see what others have claimed meanwhile,
-    and with a lock time-out. SQLite: with the write lock, which no reader can be promoted to.
+    PostgreSQL and MariaDB: READ COMMITTED, because a claim has to see what others have claimed
+    meanwhile, and with a lock time-out. SQLite: with the write lock, which no reader can be
+    promoted to.
     """
-    dialect = session.get_bind().dialect.name
-    if dialect == "postgresql":
+    dialect = session.get_bind().dialect
+    if dialect.name == "postgresql" or is_mysql(dialect):
         connection = session.connection(execution_options={"isolation_level": "READ COMMITTED"})
-        milliseconds = max(1, round(lock_timeout_seconds * 1000))
-        connection.exec_driver_sql(f"SET LOCAL lock_timeout = {milliseconds}")
+        limit_waits(connection, lock_timeout_seconds)
         return connection
     connection = session.connection()
-    if dialect == "sqlite":
+    if dialect.name == "sqlite":
         driver: Any = connection.connection.driver_connection
         if not driver.in_transaction:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
     return connection
+
+
+def limit_waits(connection: sa.Connection, seconds: float) -> None:
+    """Let no statement wait longer for a lock.
+
+    On PostgreSQL that is for the transaction. MariaDB and MySQL know it for a session alone, in
+    whole seconds: it is set once on each connection of the engine, and stays.
+    """
+    if connection.dialect.name == "postgresql":
+        milliseconds = max(1, round(seconds * 1000))
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = {milliseconds}")
+        return
+    limit = max(1, round(seconds))
+    if connection.info.get(_LIMIT) != limit:
+        connection.exec_driver_sql(f"SET SESSION innodb_lock_wait_timeout = {limit}")
+        connection.info[_LIMIT] = limit
+
+
+_LIMIT: Final = "outbox.lock_timeout"
 
 
 class Progress:
@@ -221,14 +251,19 @@ class Progress:
         self._is_prepared = True
         return jobs
 
+    def check(self) -> None:
+        """Raise where the transaction is gone although no handler failed: one caught the error."""
+        if self._is_rolled_back():
+            raise NoTransactionError("the database has rolled the transaction back in a deadlock")
+
     def judge(self, error: Exception) -> Outcome:
         """Return the outcome of a transaction that raised; ask before its session is closed.
 
         Raises `ConfigurationError` where the tables or the rights are missing, and where a pooler
         lost what the engine had prepared.
         """
-        state = sqlstate(error)
-        if self._is_lost() or (state or "").startswith(OUTAGE_STATES):
+        state, number = sqlstate(error), mysql_number(error)
+        if self._is_lost() or (state or "").startswith(OUTAGE_STATES) or number in OUTAGE_NUMBERS:
             return Unavailable(error)
         if state in UNPREPARED_STATES:
             raise ConfigurationError(
@@ -242,15 +277,21 @@ class Progress:
             return Unavailable(error)
         if state in CONFLICT_STATES or sqlite_code(error) in SQLITE_LOCKED:
             return Conflict(error, self.suspect)
+        if number in CONFLICT_NUMBERS or self._is_rolled_back():
+            return Conflict(error, self.suspect)
         return Fault(error, self.suspect)
 
     def _is_lost(self) -> bool:
         return self.connection is not None and self.connection.invalidated
 
+    def _is_rolled_back(self) -> bool:
+        return self.connection is not None and is_rolled_back(self.connection)
+
 
 def _judge_unprepared(error: Exception) -> Outcome:
     """Judge what was raised before any handler ran: a wait for others, never an event's fault."""
-    if isinstance(error, sa_exc.ProgrammingError) or sqlite_code(error) == SQLITE_ERROR:
+    is_wrong = mysql_number(error) in MISSING_NUMBERS | REFUSED_NUMBERS
+    if is_wrong or isinstance(error, sa_exc.ProgrammingError) or sqlite_code(error) == SQLITE_ERROR:
         raise ConfigurationError(
             "the inbox or the dead letters of the consumer's database cannot be used"
             f" ({getattr(error, 'orig', error)}): run `outbox migrate` on it, and give its role"

@@ -34,7 +34,7 @@ class Order(Base):
     __tablename__ = "shop_order"
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    name: Mapped[str]
+    name: Mapped[str] = mapped_column(sa.String(200))
     total: Mapped[int] = mapped_column(server_default="0")
 
 

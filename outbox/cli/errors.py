@@ -20,6 +20,13 @@ from sqlalchemy.exc import (
 )
 
 from outbox.cli.output import visible
+from outbox.dialect import (
+    DENIED_NUMBERS,
+    MISSING_NUMBERS,
+    OUTAGE_NUMBERS,
+    REFUSED_NUMBERS,
+    mysql_number,
+)
 from outbox.errors import OutboxError
 from outbox.settings import shown
 from outbox.table import outbox_event
@@ -94,18 +101,38 @@ def _database(error: SQLAlchemyError, run: Invocation) -> Problem:
     if isinstance(error, NoSuchModuleError):
         return Problem(
             "database_url names a database that SQLAlchemy does not know; write for instance"
-            " postgresql+psycopg://user@host/database or sqlite:///file.db",
+            " postgresql+psycopg://user@host/database, mariadb+pymysql://user@host/database or"
+            " sqlite:///file.db",
             USAGE,
         )
     if not isinstance(error, DBAPIError):
         return _unexpected(error)
     place = shown(run.settings.url)
+    number = mysql_number(error)
+    if number is not None:
+        return _mysql(error, number, place)
+    return _coded(error, place, run)
+
+
+def _coded(error: DBAPIError, place: str, run: Invocation) -> Problem:
     reason = str(error.orig)
     if _sqlstate(error) in {"42P01", "42703", "3F000"} or _lacks_tables(error, run):
         return Problem(TABLES_MISSING)
     if _sqlstate(error) == "42501":
         return Problem(f"{place} refuses this: {reason}; grant its role what is missing")
     if isinstance(error, OperationalError | InterfaceError) and _sqlstate(error) is None:
+        return Problem(f"cannot use {place}: {reason}; check database_url and the server")
+    return Problem(f"{place} reports: {reason}")
+
+
+def _mysql(error: DBAPIError, number: int, place: str) -> Problem:
+    # The text stands behind the number.
+    reason = error.orig.args[-1] if error.orig is not None else number
+    if number in MISSING_NUMBERS:
+        return Problem(TABLES_MISSING)
+    if number in DENIED_NUMBERS:
+        return Problem(f"{place} refuses this: {reason}; GRANT its user what is missing")
+    if number in REFUSED_NUMBERS | OUTAGE_NUMBERS:
         return Problem(f"cannot use {place}: {reason}; check database_url and the server")
     return Problem(f"{place} reports: {reason}")
 

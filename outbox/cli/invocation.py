@@ -13,7 +13,8 @@ import typer
 
 from outbox.cli.errors import USAGE, CommandLineError, FailedError
 from outbox.cli.output import Output
-from outbox.engine import make_engine
+from outbox.dialect import MYSQL
+from outbox.engine import is_pymysql, make_engine, missing_driver
 from outbox.errors import ConfigurationError
 from outbox.settings import DEFAULT_FILE, Settings, load
 from outbox.table import outbox_checkpoint
@@ -111,20 +112,25 @@ def require_command(context: typer.Context) -> None:
 
 
 def _check_driver(url: sa.URL) -> None:
-    """Refuse a driver that is absent or async before anything tries to connect."""
+    """Refuse a driver that is absent, async or untried before anything tries to connect."""
     try:
         is_async = url.get_dialect().is_async
         if not is_async:
             url.get_dialect().import_dbapi()
     except ModuleNotFoundError as exc:
-        msg = (
-            f"database_url needs the driver {exc.name!r}, which is not installed; for PostgreSQL"
-            " write postgresql+psycopg://…"
-        )
+        msg = f"database_url needs {missing_driver(exc)}"
+        if url.get_backend_name() == "postgresql":
+            msg += "; write postgresql+psycopg://…"
+        elif url.get_backend_name() in MYSQL and not is_pymysql(url):
+            msg += "; write mariadb+pymysql://…"
         raise CommandLineError(msg) from exc
     if is_async:
         msg = (
             f"database_url has the async driver {url.drivername}; the relay and this program use a"
-            " sync one, for instance postgresql+psycopg://… or sqlite:///…"
+            " sync one, for instance postgresql+psycopg://…, mariadb+pymysql://… or sqlite:///…"
         )
+        raise CommandLineError(msg)
+    if url.get_backend_name() in MYSQL and not is_pymysql(url):
+        # Its time-outs and limits would not be set, and a relay that hangs would keep its locks.
+        msg = f"database_url has the driver {url.get_driver_name()}; write mariadb+pymysql://…"
         raise CommandLineError(msg)

@@ -51,7 +51,7 @@ class Effect(Base):
 
     __tablename__ = "effect"
     id: Mapped[int] = mapped_column(primary_key=True)
-    key: Mapped[str]
+    key: Mapped[str] = mapped_column(sa.String(1_000))
     n: Mapped[int]
 
 
@@ -144,6 +144,7 @@ def inbox_count(engine: sa.Engine) -> int:
 
 def async_engine(engine: sa.Engine, driver: str | None = None) -> AsyncEngine:
     """Return an AsyncEngine on the same database."""
-    usual = {"postgresql": "psycopg", "sqlite": "aiosqlite"}[engine.dialect.name]
+    drivers = {"postgresql": "psycopg", "sqlite": "aiosqlite", "mariadb": "asyncmy"}
+    usual = drivers[engine.dialect.name]
     name = f"{engine.dialect.name}+{driver or usual}"
     return create_async_engine(engine.url.set(drivername=name))

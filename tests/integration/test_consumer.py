@@ -1,4 +1,4 @@
-"""Consumers on real databases: effects, failures, dead letters; each on PostgreSQL and SQLite."""
+"""Consumers on real databases: effects, failures, dead letters; each on every kind of database."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from outbox.transport import Delivery
 
 
-@pytest.fixture(params=["postgres", "sqlite"])
+@pytest.fixture(params=["postgres", "sqlite", "mariadb"])
 def engine(request: pytest.FixtureRequest) -> sa.Engine:
     made: sa.Engine = request.getfixturevalue(f"{request.param}_engine")
     Base.metadata.create_all(made)
@@ -630,8 +630,11 @@ def test_a_letter_whose_handler_is_gone_is_dead_again(engine: sa.Engine) -> None
     assert "has no handler for tests.consuming.counted" in letters(engine)[0].reason
 
 
-def test_missing_tables_stop_the_worker_with_a_sentence(postgres_empty_url: str) -> None:
-    engine = sa.create_engine(postgres_empty_url)
+@pytest.mark.parametrize("database", ["postgres", "mariadb"])
+def test_missing_tables_stop_the_worker_with_a_sentence(
+    request: pytest.FixtureRequest, database: str
+) -> None:
+    engine = sa.create_engine(request.getfixturevalue(f"{database}_empty_url"))
     consumer = Consumer("tests", database=engine)
     consumer.on(Counted)(write)
     with pytest.raises(ConfigurationError, match="run `outbox migrate`"):

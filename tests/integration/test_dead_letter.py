@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
 
-@pytest.fixture(params=["postgres", "sqlite"])
+@pytest.fixture(params=["postgres", "sqlite", "mariadb"])
 def connection(request: pytest.FixtureRequest) -> Iterator[sa.Connection]:
     engine: sa.Engine = request.getfixturevalue(f"{request.param}_engine")
     with engine.begin() as opened:
@@ -220,13 +220,14 @@ def test_thousands_of_letters_are_recorded_and_resolved(connection: sa.Connectio
     assert dead_letter.count(connection, Filter(statuses=["parked"])) == 2500
 
 
-@pytest.mark.usefixtures("postgres_engine")
+@pytest.mark.parametrize("database", ["postgres", "mariadb_relay"])
 def test_a_letter_that_another_transaction_has_locked_is_left_out(
-    postgres_engine: sa.Engine,
+    request: pytest.FixtureRequest, database: str
 ) -> None:
-    with postgres_engine.begin() as writer:
+    engine: sa.Engine = request.getfixturevalue(f"{database}_engine")
+    with engine.begin() as writer:
         record(writer, dead("a", "k1"), dead("b", "k2"))
         dead_letter.request(writer, Filter())
-    with postgres_engine.begin() as first, postgres_engine.begin() as second:
+    with engine.begin() as first, engine.begin() as second:
         assert len(dead_letter.ready(first, "relay", "kafka", 1, lock=True)) == 1
         assert ready(second) == ["b"]

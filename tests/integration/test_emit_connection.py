@@ -19,14 +19,21 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+@pytest.fixture(params=["postgres", "mariadb"])
+def shop(request: pytest.FixtureRequest) -> Shop:
+    return Shop(request.getfixturevalue(f"{request.param}_engine"))
+
+
 @pytest.fixture
-def shop(postgres_engine: sa.Engine) -> Shop:
+def postgres_shop(postgres_engine: sa.Engine) -> Shop:
     return Shop(postgres_engine)
 
 
 @pytest.fixture
-def driver(shop: Shop) -> Iterator[psycopg.Connection[Any]]:
-    dsn = shop.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+def driver(postgres_shop: Shop) -> Iterator[psycopg.Connection[Any]]:
+    dsn = postgres_shop.engine.url.set(drivername="postgresql").render_as_string(
+        hide_password=False
+    )
     with closing(psycopg.connect(dsn)) as connection:
         yield connection
 
@@ -82,8 +89,8 @@ def test_a_connection_whose_transaction_failed_refuses_events(shop: Shop) -> Non
     assert shop.names() == []
 
 
-def test_a_commit_after_a_failed_statement_does_not_pass_unnoticed(shop: Shop) -> None:
-    with shop.engine.connect() as connection:
+def test_a_commit_after_a_failed_statement_does_not_pass_unnoticed(postgres_shop: Shop) -> None:
+    with postgres_shop.engine.connect() as connection:
         connection.begin()
         emit(connection, "b")
         with pytest.raises(sa.exc.ProgrammingError):
@@ -92,7 +99,7 @@ def test_a_commit_after_a_failed_statement_does_not_pass_unnoticed(shop: Shop) -
             connection.commit()
         with pytest.raises(NoTransactionError, match="was rolled back"):
             emit(connection, "c")
-    assert shop.names() == []
+    assert postgres_shop.names() == []
 
 
 def test_a_refused_event_leaves_no_state_for_the_next_user_of_the_connection(
@@ -155,7 +162,9 @@ def test_a_connection_of_sqlite_serves_as_well(sqlite_engine: sa.Engine) -> None
     assert shop.names() == ["a", "b"]
 
 
-def test_a_psycopg_connection_inserts_at_once(shop: Shop, driver: psycopg.Connection[Any]) -> None:
+def test_a_psycopg_connection_inserts_at_once(
+    postgres_shop: Shop, driver: psycopg.Connection[Any]
+) -> None:
     with driver.transaction():
         emit(driver, "a")
         with driver.transaction():
@@ -168,12 +177,12 @@ def test_a_psycopg_connection_inserts_at_once(shop: Shop, driver: psycopg.Connec
     driver.execute("SELECT 1")
     emit(driver, "d")
     driver.commit()
-    assert shop.names() == ["a", '"\\%s', "d"]
-    assert read(shop.engine)[1] == given
+    assert postgres_shop.names() == ["a", '"\\%s', "d"]
+    assert read(postgres_shop.engine)[1] == given
 
 
 def test_a_psycopg_connection_may_be_in_autocommit_inside_a_transaction_block(
-    shop: Shop, driver: psycopg.Connection[Any]
+    postgres_shop: Shop, driver: psycopg.Connection[Any]
 ) -> None:
     driver.autocommit = True
     with pytest.raises(NoTransactionError, match="IDLE"):
@@ -184,30 +193,30 @@ def test_a_psycopg_connection_may_be_in_autocommit_inside_a_transaction_block(
         driver.execute("SELECT 1")
         with pytest.raises(NoTransactionError, match="ACTIVE"):
             emit(driver, "c")
-    assert shop.names() == ["b"]
+    assert postgres_shop.names() == ["b"]
 
 
 def test_a_psycopg_pipeline_makes_one_round_trip_of_many_events(
-    shop: Shop, driver: psycopg.Connection[Any]
+    postgres_shop: Shop, driver: psycopg.Connection[Any]
 ) -> None:
     with driver.pipeline(), driver.transaction():
         for number in range(10):
             emit(driver, str(number))
-    assert shop.names() == [str(number) for number in range(10)]
+    assert postgres_shop.names() == [str(number) for number in range(10)]
 
 
 def test_a_psycopg_connection_may_read_rows_and_placeholders_its_own_way(
-    shop: Shop, driver: psycopg.Connection[Any]
+    postgres_shop: Shop, driver: psycopg.Connection[Any]
 ) -> None:
     driver.row_factory = rows.dict_row
     driver.cursor_factory = psycopg.RawCursor
     with driver.transaction():
         emit(driver, "a")
-    assert shop.names() == ["a"]
+    assert postgres_shop.names() == ["a"]
 
 
 def test_a_psycopg_connection_without_a_transaction_that_works_is_refused(
-    shop: Shop, driver: psycopg.Connection[Any]
+    postgres_shop: Shop, driver: psycopg.Connection[Any]
 ) -> None:
     with pytest.raises(NoTransactionError, match="IDLE"):
         emit(driver, "a")
@@ -218,7 +227,7 @@ def test_a_psycopg_connection_without_a_transaction_that_works_is_refused(
     driver.close()
     with pytest.raises(NoTransactionError, match="UNKNOWN"):
         emit(driver, "c")
-    assert shop.names() == []
+    assert postgres_shop.names() == []
 
 
 def test_a_sqlite3_connection_inserts_at_once(sqlite_engine: sa.Engine) -> None:

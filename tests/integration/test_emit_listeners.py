@@ -13,14 +13,13 @@ from tests.emitting import Order, Shop, emit, listening
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import sqlalchemy as sa
 
 FLUSH_HOOKS = ["before_flush", "after_flush", "after_flush_postexec"]
 
 
-@pytest.fixture
-def shop(postgres_engine: sa.Engine) -> Shop:
-    return Shop(postgres_engine)
+@pytest.fixture(params=["postgres", "mariadb"])
+def shop(request: pytest.FixtureRequest) -> Shop:
+    return Shop(request.getfixturevalue(f"{request.param}_engine"))
 
 
 @pytest.fixture

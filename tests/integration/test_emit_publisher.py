@@ -15,12 +15,10 @@ from tests.emitting import Happened, Order, Shop, read
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import sqlalchemy as sa
 
-
-@pytest.fixture
-def shop(postgres_engine: sa.Engine) -> Shop:
-    return Shop(postgres_engine)
+@pytest.fixture(params=["postgres", "mariadb"])
+def shop(request: pytest.FixtureRequest) -> Shop:
+    return Shop(request.getfixturevalue(f"{request.param}_engine"))
 
 
 @pytest.fixture

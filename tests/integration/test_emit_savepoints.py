@@ -11,9 +11,9 @@ from sqlalchemy.orm import Session
 from tests.emitting import Order, Shop, emit
 
 
-@pytest.fixture
-def shop(postgres_engine: sa.Engine) -> Shop:
-    return Shop(postgres_engine)
+@pytest.fixture(params=["postgres", "mariadb"])
+def shop(request: pytest.FixtureRequest) -> Shop:
+    return Shop(request.getfixturevalue(f"{request.param}_engine"))
 
 
 def test_a_rolled_back_savepoint_takes_its_events_with_it(shop: Shop) -> None:

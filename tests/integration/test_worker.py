@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlalchemy as sa
@@ -28,6 +30,7 @@ from outbox.table import outbox_event
 from outbox.transports.memory import MemoryBroker, publisher, subscriber
 from outbox.transports.memory import Options as MemoryOptions
 from outbox.worker import Worker, open_worker
+from tests.fix_mariadb import administer
 from tests.integration import consuming_process
 from tests.integration.consuming import (
     QUICK,
@@ -40,9 +43,12 @@ from tests.integration.consuming import (
     consume,
     counted,
     effects,
+    inbox_count,
     letters,
     write,
 )
+from tests.locked import await_waiters
+from tools.servers import MariaDbServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -52,7 +58,7 @@ if TYPE_CHECKING:
     from tools.servers import PostgresServer
 
 
-@pytest.fixture(params=["postgres", "sqlite"])
+@pytest.fixture(params=["postgres", "sqlite", "mariadb"])
 def engine(request: pytest.FixtureRequest) -> sa.Engine:
     made: sa.Engine = request.getfixturevalue(f"{request.param}_engine")
     Base.metadata.create_all(made)
@@ -63,6 +69,14 @@ def engine(request: pytest.FixtureRequest) -> sa.Engine:
 def postgres(postgres_engine: sa.Engine) -> sa.Engine:
     Base.metadata.create_all(postgres_engine)
     return postgres_engine
+
+
+@pytest.fixture(params=["postgres", "mariadb"])
+def server(request: pytest.FixtureRequest) -> sa.Engine:
+    """An engine on a database with many sessions."""
+    made: sa.Engine = request.getfixturevalue(f"{request.param}_engine")
+    Base.metadata.create_all(made)
+    return made
 
 
 class Listener(logging.Handler):
@@ -189,9 +203,26 @@ def test_a_rebalance_in_the_middle_repeats_loses_and_reorders_nothing(engine: sa
     assert counts == Counts(duplicate=2_000)
 
 
-@pytest.mark.parametrize("driver", [None, "psycopg", "asyncpg"])
-def test_a_connection_that_is_cut_burns_no_attempt(postgres: sa.Engine, driver: str | None) -> None:
-    database = async_engine(postgres, driver) if driver else postgres
+OWN_SESSION = {"postgresql": "SELECT pg_backend_pid()", "mariadb": "SELECT CONNECTION_ID()"}
+CUT = {"postgresql": "SELECT pg_terminate_backend({}, 5000)", "mariadb": "KILL CONNECTION {}"}
+
+
+@pytest.mark.parametrize(
+    ("name", "driver"),
+    [
+        ("postgres", None),
+        ("postgres", "psycopg"),
+        ("postgres", "asyncpg"),
+        ("mariadb", None),
+        ("mariadb", "asyncmy"),
+    ],
+)
+def test_a_connection_that_is_cut_burns_no_attempt(
+    request: pytest.FixtureRequest, name: str, driver: str | None
+) -> None:
+    server: sa.Engine = request.getfixturevalue(f"{name}_engine")
+    Base.metadata.create_all(server)
+    database = async_engine(server, driver) if driver else server
     consumer = Consumer("tests", database=database)
     attempts: list[int] = []
 
@@ -200,22 +231,26 @@ def test_a_connection_that_is_cut_burns_no_attempt(postgres: sa.Engine, driver: 
         write(event, context)
         attempts.append(context.attempt)
         if len(attempts) <= 10 and event.n == 3:
-            pid = context.session.scalar(sa.text("SELECT pg_backend_pid()"))
-            with postgres.connect() as other:
-                other.execute(sa.text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": pid})
+            session = context.session.scalar(sa.text(OWN_SESSION[server.dialect.name]))
+            with server.connect() as other:
+                other.execute(sa.text(CUT[server.dialect.name].format(session)))
 
     log = [counted("k", n) for n in range(6)]
     assert consume(consumer, log) == Counts(handled=6)
-    assert effects(postgres) == [("k", n) for n in range(6)]
+    assert effects(server) == [("k", n) for n in range(6)]
     assert set(attempts) == {1}
     assert len(attempts) > 10
 
 
-def test_a_server_that_is_down_is_waited_for(own_postgres: PostgresServer) -> None:
+@pytest.mark.parametrize("name", ["postgres", "mariadb"])
+def test_a_server_that_is_down_is_waited_for(request: pytest.FixtureRequest, name: str) -> None:
     from outbox.migration import upgrade  # noqa: PLC0415  # of this test alone
 
-    upgrade(own_postgres.url())
-    engine = sa.create_engine(own_postgres.url())
+    own: PostgresServer | MariaDbServer = request.getfixturevalue(f"own_{name}")
+    if isinstance(own, MariaDbServer):
+        administer(sa.make_url(own.url()), "CREATE DATABASE postgres")
+    upgrade(own.url("postgres"))
+    engine = sa.create_engine(own.url("postgres"))
     Base.metadata.create_all(engine)
     consumer = Consumer("tests", database=engine)
     killed = threading.Event()
@@ -225,7 +260,7 @@ def test_a_server_that_is_down_is_waited_for(own_postgres: PostgresServer) -> No
         write(event, context)
         if event.n == 3 and not killed.is_set():
             killed.set()
-            own_postgres.kill()
+            own.kill()
 
     outages = 0
 
@@ -233,7 +268,7 @@ def test_a_server_that_is_down_is_waited_for(own_postgres: PostgresServer) -> No
         nonlocal outages
         outages += 1
         if outages == 3:
-            own_postgres.start()
+            own.start()
 
     log = [counted("k", n) for n in range(6)]
     with listening("the database does not take", start_at_the_third):
@@ -260,6 +295,28 @@ def test_a_batch_is_read_committed_whatever_the_engine_says(postgres_url: str) -
     engine.dispose()
 
 
+def test_a_batch_on_mariadb_is_read_committed_and_waits_as_long_as_the_settings_say(
+    mariadb_url: str,
+) -> None:
+    engine = sa.create_engine(mariadb_url, isolation_level="REPEATABLE READ", pool_size=1)
+    consumer = Consumer("tests", database=engine)
+    seen: list[tuple[str, int]] = []
+    query = sa.text("SELECT @@tx_isolation, @@innodb_lock_wait_timeout")
+
+    @consumer.on(Counted)
+    def handle(event: Counted, context: Context) -> None:
+        isolation, limit = context.session.execute(query).one()
+        seen.append((isolation, limit))
+
+    consume(consumer, [counted("k", 1)])
+    settings = QUICK.model_copy(update={"lock_timeout_seconds": 3.0})
+    consume(consumer, [counted("k", 2)], settings)
+    assert seen == [("READ-COMMITTED", 10), ("READ-COMMITTED", 3)]
+    with engine.connect() as connection:
+        assert connection.scalar(query) == "REPEATABLE-READ"
+    engine.dispose()
+
+
 def test_another_database_that_is_down_is_the_handlers_own_failure(postgres: sa.Engine) -> None:
     elsewhere = sa.create_engine("postgresql+psycopg://u@127.0.0.1:1/none")
     consumer = Consumer("tests", database=postgres)
@@ -272,12 +329,12 @@ def test_another_database_that_is_down_is_the_handlers_own_failure(postgres: sa.
     assert consume(consumer, [counted("k", 1)]) == Counts(dead=1)
 
 
-def test_a_lock_that_takes_too_long_is_tried_again_at_once(postgres: sa.Engine) -> None:
-    consumer = Consumer("tests", database=postgres)
-    with postgres.begin() as connection:
-        connection.execute(sa.insert(Effect).values(id=0, key="locked", n=0))
-    holder = postgres.connect()
-    holder.execute(sa.select(Effect).where(Effect.id == 0).with_for_update())
+def test_a_lock_that_takes_too_long_is_tried_again_at_once(server: sa.Engine) -> None:
+    consumer = Consumer("tests", database=server)
+    with server.begin() as connection:
+        connection.execute(sa.insert(Effect).values(id=1, key="locked", n=0))
+    holder = server.connect()
+    holder.execute(sa.select(Effect).where(Effect.id == 1).with_for_update())
     attempts: list[int] = []
 
     @consumer.on(Counted)
@@ -285,7 +342,7 @@ def test_a_lock_that_takes_too_long_is_tried_again_at_once(postgres: sa.Engine) 
         attempts.append(context.attempt)
         if len(attempts) == 3:
             holder.rollback()
-        context.session.execute(sa.update(Effect).where(Effect.id == 0).values(n=event.n))
+        context.session.execute(sa.update(Effect).where(Effect.id == 1).values(n=event.n))
 
     settings = QUICK.model_copy(update={"lock_timeout_seconds": 0.05, "max_attempts": 1})
     assert consume(consumer, [counted("k", 5)], settings) == Counts(handled=1)
@@ -293,20 +350,65 @@ def test_a_lock_that_takes_too_long_is_tried_again_at_once(postgres: sa.Engine) 
     holder.close()
 
 
-def test_a_lock_that_never_comes_free_is_a_failure_in_the_end(postgres: sa.Engine) -> None:
-    consumer = Consumer("tests", database=postgres)
-    with postgres.begin() as connection:
-        connection.execute(sa.insert(Effect).values(id=0, key="locked", n=0))
+def test_a_lock_that_never_comes_free_is_a_failure_in_the_end(server: sa.Engine) -> None:
+    consumer = Consumer("tests", database=server)
+    with server.begin() as connection:
+        connection.execute(sa.insert(Effect).values(id=1, key="locked", n=0))
 
     @consumer.on(Counted)
     def handle(event: Counted, context: Context) -> None:
-        context.session.execute(sa.update(Effect).where(Effect.id == 0).values(n=event.n))
+        context.session.execute(sa.update(Effect).where(Effect.id == 1).values(n=event.n))
 
     settings = QUICK.model_copy(update={"lock_timeout_seconds": 0.01, "max_attempts": 1})
-    with postgres.connect() as holder:
-        holder.execute(sa.select(Effect).where(Effect.id == 0).with_for_update())
+    with server.connect() as holder:
+        holder.execute(sa.select(Effect).where(Effect.id == 1).with_for_update())
         assert consume(consumer, [counted("k", 5)], settings) == Counts(dead=1)
-    assert "lock timeout" in letters(postgres)[0].reason
+    assert re.search("lock (wait )?timeout", letters(server)[0].reason, re.IGNORECASE)
+
+
+@pytest.mark.parametrize("is_caught", [True, False])
+@pytest.mark.parametrize("driver", [None, "asyncmy"])
+def test_a_deadlock_is_tried_again_even_where_the_handler_catches_it(
+    mariadb_engine: sa.Engine, driver: str | None, *, is_caught: bool
+) -> None:
+    Base.metadata.create_all(mariadb_engine)
+    database = async_engine(mariadb_engine, driver) if driver else mariadb_engine
+    consumer = Consumer("tests", database=database)
+    with mariadb_engine.begin() as connection:
+        rows = [{"key": "locked", "n": 0} for _ in range(10)]
+        connection.execute(sa.insert(Effect), rows)
+    attempts: list[int] = []
+
+    def change(session: Any, at: int, n: int) -> None:
+        session.execute(sa.update(Effect).where(Effect.id == at).values(n=n))
+
+    @consumer.on(Counted)
+    def handle(event: Counted, context: Context) -> None:
+        write(event, context)
+        attempts.append(context.attempt)
+        change(context.session, 1, event.n)
+        if len(attempts) > 1:
+            return
+        with mariadb_engine.connect() as other, ThreadPoolExecutor(1) as pool:
+            for at in range(2, 10):  # the server gives up the side that has written less
+                change(other, at, 7)
+            waiting = pool.submit(change, other, 1, 7)
+            await_waiters(mariadb_engine)
+            try:
+                change(context.session, 2, event.n)
+            except sa.exc.OperationalError:
+                if not is_caught:
+                    raise
+                context.session.add(Effect(key="after", n=1))
+            finally:
+                waiting.result(10)
+                other.rollback()
+
+    log = [counted("k", 1), counted("k", 2)]
+    assert consume(consumer, log) == Counts(handled=2)
+    assert effects(mariadb_engine)[10:] == [("k", 1), ("k", 2)]
+    assert inbox_count(mariadb_engine) == 2
+    assert set(attempts) == {1}
 
 
 class LockingSubscriber(ListSubscriber):

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import sys
+
+import pymysql
 import pytest
 import sqlalchemy as sa
 
@@ -57,6 +60,49 @@ def test_the_database_errors_are_told_apart_by_their_codes(
     assert expected in problem.sentence
     assert "secret" not in problem.sentence
     assert problem.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [
+        (1146, "run `outbox migrate`"),
+        (1054, "run `outbox migrate`"),
+        (1142, "refuses this: the reason; GRANT its user what is missing"),
+        (1045, "cannot use mariadb+pymysql://app:***@host/shop: the reason; check database_url"),
+        (2003, "cannot use mariadb+pymysql://app:***@host/shop: the reason; check database_url"),
+        (1406, "reports: the reason"),
+    ],
+)
+def test_the_errors_of_mariadb_are_told_apart_by_their_numbers(
+    monkeypatch: pytest.MonkeyPatch, number: int, expected: str
+) -> None:
+    monkeypatch.setenv("OUTBOX_DATABASE_URL", "mariadb+pymysql://app:secret@host/shop")
+    origin = pymysql.OperationalError(number, "the reason")
+    error = sa.exc.OperationalError("SELECT secret", {"password": "secret"}, origin)
+    problem = problem_of(error, Invocation())
+    assert expected in problem.sentence
+    assert "secret" not in problem.sentence
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("mariadb+pymysql://h/d", "the driver 'pymysql', which is not installed: pip install"),
+        ("mysql://h/d", "'MySQLdb', which is not installed; write mariadb+pymysql://…"),
+        ("mariadb+asyncmy://h/d", "use a sync one"),
+    ],
+)
+def test_a_driver_of_mariadb_that_is_missing_is_named_with_its_extra(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], url: str, expected: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "pymysql", None)
+    monkeypatch.setenv("OUTBOX_DATABASE_URL", url)
+    assert run(["status"]) == 2
+    shown = capsys.readouterr().err
+    assert expected in shown
+    assert shown.count("\n") == 1
+    if "pip" in shown:
+        assert "pip install 'outbox-relay[mariadb]'" in shown
 
 
 def test_what_nobody_expected_is_one_line_without_a_traceback(

@@ -163,7 +163,7 @@ def test_data_that_does_not_fit_is_told_by_field_and_without_the_data() -> None:
     [
         ("no url :secret", "no SQLAlchemy URL"),
         ("nosuchdb://u:secret@h/d", "no SQLAlchemy URL"),
-        ("mysql+asyncmy://u:secret@h/d", "driver that is not installed"),
+        ("mysql+aiomysql://u:secret@h/d", "the driver .aiomysql., which is not installed"),
     ],
 )
 def test_a_database_that_cannot_be_used_is_told_without_its_password(
