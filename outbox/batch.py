@@ -8,7 +8,8 @@ last given up. Every other event is handled as if it had not been there.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar, assert_never
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar, assert_never
 
 from outbox.errors import PermanentError
 
@@ -30,6 +31,10 @@ class Task(NamedTuple, Generic[T]):
     """The last failure."""
     is_given_up: bool = False
     """It is to be recorded as a dead letter instead of being handled."""
+
+
+_task: Final[Any] = partial(tuple.__new__, Task)
+"""Makes one in C, which a named tuple's own constructor does not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +98,9 @@ def plan(items: Sequence[T], max_attempts: int) -> Generator[Step[T], Outcome | 
     recorded: going on would lose it.
     """
     # A stack, so that the parts of a part come before what follows it.
-    parts: list[Sequence[Task[T]]] = [[Task(item) for item in items]] if items else []
+    parts: list[Sequence[Task[T]]] = (
+        [[_task((item, 0, None, False)) for item in items]] if items else []
+    )
     while parts:
         part = parts.pop()
         first = part[0]

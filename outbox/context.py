@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -33,3 +33,27 @@ class Context:
         from outbox.emitter import emit  # noqa: PLC0415  # the emitter reads `cause` from here
 
         return emit(self.session, event, **attributes)
+
+
+class _Draft(Context):
+    """One that is still to be filled: a frozen dataclass sets its fields by a call each."""
+
+    __slots__ = ()
+
+    # Both, because Python has one slot for them.
+    __setattr__ = object.__setattr__
+    __delattr__ = object.__delattr__
+
+
+_new: Final[Any] = object.__new__
+
+
+def context_of(envelope: Envelope, session: Any, attempt: int) -> Context:
+    """Return a context, where they are made by the thousand."""
+    draft = _new(_Draft)
+    draft.envelope = envelope
+    draft.session = session
+    draft.attempt = attempt
+    draft.__class__ = Context
+    made: Context = draft
+    return made

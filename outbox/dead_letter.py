@@ -15,6 +15,7 @@ function works inside the caller's transaction.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import sqlalchemy as sa
@@ -179,6 +180,16 @@ def ready(
     to the next dead one of the key. With `lock`, rows that another transaction has locked are
     left out on PostgreSQL, and those returned stay locked.
     """
+    query = _ready(lock=lock, heads_only=heads_only)
+    found = connection.execute(query, {"stage": stage, "owner": owner, "limit": limit})
+    return [from_row(row) for row in found]
+
+
+@lru_cache
+def _ready(*, lock: bool, heads_only: bool) -> sa.Select[Any]:
+    """Make the query once: idle workers ask it all the time."""
+    stage = sa.bindparam("stage", type_=sa.Text)
+    owner = sa.bindparam("owner", type_=sa.Text)
     earlier = letters.alias("earlier")
     before = (
         sa.select(sa.literal(1))
@@ -193,11 +204,9 @@ def ready(
         .where(letters.c.status.in_(["requested", "parked"]))
         .where(sa.or_(letters.c.type.is_(None), ~before.exists()))
         .order_by(letters.c.id)
-        .limit(limit)
+        .limit(sa.bindparam("limit"))
     )
-    if lock:
-        query = query.with_for_update(skip_locked=True, of=letters)
-    return [from_row(row) for row in connection.execute(query)]
+    return query.with_for_update(skip_locked=True, of=letters) if lock else query
 
 
 def resolve(
@@ -294,7 +303,9 @@ def _update(
     return found
 
 
-def _unresolved(table: sa.FromClause, stage: str, owner: str) -> tuple[sa.ColumnElement[bool], ...]:
+def _unresolved(
+    table: sa.FromClause, stage: str | sa.BindParameter[Any], owner: str | sa.BindParameter[Any]
+) -> tuple[sa.ColumnElement[bool], ...]:
     """Select the unresolved letters of events; what is no event has no key to keep in order."""
     return (
         table.c.stage == stage,

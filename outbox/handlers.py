@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import orjson
 from pydantic import ValidationError
@@ -35,6 +36,10 @@ class Call(NamedTuple):
 
     handler: Handler
     event: Any
+
+
+call_of: Final[Callable[[tuple[Handler, Any]], Call]] = partial(tuple.__new__, Call)
+"""Makes one in C, which a named tuple's own constructor does not."""
 
 
 class Handlers:
@@ -68,14 +73,21 @@ class Handlers:
         """Parse an event for each of its handlers, anew each time.
 
         Raises `PermanentError` where no attempt could ever read it: its data does not fit its
-        class, or no handler takes its version.
+        class, or no handler takes its version. What else a validator raises, its handler will.
         """
-        handlers = self._by_type[envelope.type]
-        return [
-            Call(handler, _parse(handler.event_type, envelope))
-            for handler in handlers
-            if handler.event_type is None or handler.event_type.version == envelope.version
-        ] or _refuse_version(envelope, handlers)
+        calls: list[Call] = []
+        for handler in self._by_type[envelope.type]:
+            event_type = handler.event_type
+            if event_type is None:
+                calls.append(call_of((handler, _plain(envelope))))
+            elif event_type.version == envelope.version:
+                try:
+                    calls.append(call_of((handler, event_type.load(envelope.data))))
+                except ValidationError as exc:
+                    raise _misfit(event_type, exc) from exc
+                except Exception as exc:  # noqa: BLE001  # a validator of the application raised it
+                    calls.append(Call(_raising(exc), None))
+        return calls or _refuse_version(envelope, self._by_type[envelope.type])
 
 
 def is_async(function: Callable[..., Any]) -> bool:
@@ -101,17 +113,25 @@ def check(function: Callable[..., Any]) -> None:
         ) from None
 
 
-def _parse(event_type: EventType | None, envelope: Envelope) -> Any:
-    if event_type is None:
-        return _json(envelope) if _is_json(envelope.content_type) else envelope.data
-    try:
-        return event_type.load(envelope.data)
-    except ValidationError as exc:
-        problems = "; ".join(
-            ": ".join((".".join(map(str, problem["loc"])) or "data", problem["msg"]))
-            for problem in exc.errors(include_url=False, include_input=False)
-        )
-        raise PermanentError(f"its data does not fit {event_type}: {problems}") from exc
+def _raising(error: Exception) -> Handler:
+    """Return a handler that fails, in its turn."""
+
+    def fail(_event: object, _context: Context) -> None:
+        raise error
+
+    return Handler(fail, is_async=False, event_type=None)
+
+
+def _misfit(event_type: EventType, error: ValidationError) -> PermanentError:
+    problems = "; ".join(
+        ": ".join((".".join(map(str, problem["loc"])) or "data", problem["msg"]))
+        for problem in error.errors(include_url=False, include_input=False)
+    )
+    return PermanentError(f"its data does not fit {event_type}: {problems}")
+
+
+def _plain(envelope: Envelope) -> Any:
+    return _json(envelope) if _is_json(envelope.content_type) else envelope.data
 
 
 def _json(envelope: Envelope) -> Any:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+import uuid
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 import sqlalchemy as sa
@@ -15,15 +16,22 @@ if TYPE_CHECKING:
 EventId = tuple[str, str]
 """`source` and `id`: ids are unique only within their source."""
 
-# The drivers' own arrays are slower to write than a literal; without the inner cast some of them
-# would ask for a list.
+# One text that the server takes apart is read faster than an array, by it and by every driver.
+# Where all events have one source it stands alone, and `sources` is empty.
 _INSERT: Final = """\
 INSERT INTO outbox_inbox (consumer, source, event_id)
-SELECT :consumer, source, event_id
-  FROM unnest(CAST(CAST(:sources AS text) AS text[]), CAST(CAST(:ids AS text) AS text[]))
+SELECT :consumer, COALESCE(source, :source), event_id
+  FROM unnest(string_to_array(:sources, :separator), string_to_array(:ids, :separator))
     AS claimed (source, event_id)"""
-_POSTGRESQL: Final = sa.text(_INSERT)
-_POSTGRESQL_KNOWN: Final = sa.text(f"{_INSERT} ON CONFLICT DO NOTHING RETURNING source, event_id")
+_POSTGRESQL: Final = sa.text(f"{_INSERT} ON CONFLICT DO NOTHING RETURNING source, event_id")
+_POSTGRESQL_NEW: Final = sa.text(_INSERT)
+_POSTGRESQL_NEW_WITHOUT_LETTERS: Final = sa.text(f"""\
+{_INSERT}
+ WHERE NOT EXISTS (SELECT FROM outbox_dead_letter
+                    WHERE stage = 'consumer' AND owner = :consumer
+                      AND resolved_at IS NULL AND type IS NOT NULL)""")
+SEPARATOR: Final = "\x1f"
+"""ASCII's own; a text that holds it gets another one."""
 
 _SQLITE: Final = sa.text("""\
 INSERT INTO outbox_inbox (consumer, source, event_id)
@@ -59,36 +67,50 @@ def claim(connection: sa.Connection, consumer: str, ids: Collection[EventId]) ->
     rolls back. In one order for everyone, and once a transaction: two claims of one transaction,
     or in another order, can deadlock.
     """
-    pairs = sorted(set(ids))
-    if not pairs:
+    if not ids:
         return set()
     if connection.dialect.name == "postgresql":
-        return _claim_postgresql(connection, consumer, pairs)
-    if is_mysql(connection.dialect):
-        return _claim_mysql(connection, consumer, pairs)
-    found = connection.execute(
-        _SQLITE, {"consumer": consumer, "pairs": orjson.dumps(pairs).decode()}
-    )
+        found = connection.execute(_POSTGRESQL, _parameters(consumer, ids))
+    elif is_mysql(connection.dialect):
+        return _claim_mysql(connection, consumer, sorted(set(ids)))
+    else:
+        pairs = orjson.dumps(sorted(set(ids))).decode()
+        found = connection.execute(_SQLITE, {"consumer": consumer, "pairs": pairs})
     return {(source, event_id) for source, event_id in found}
 
 
-def _claim_postgresql(
-    connection: sa.Connection, consumer: str, pairs: Sequence[EventId]
-) -> set[EventId]:
-    """Expect that all are new, which they nearly always are; ask which ones only if not.
+def claim_new(
+    connection: sa.Connection,
+    consumer: str,
+    ids: Collection[EventId],
+    *,
+    is_without_letters: bool = False,
+) -> bool:
+    """Enter events that are expected to be new, as they nearly always are; on PostgreSQL alone.
 
-    A plain insert takes half the time of one that tolerates conflicts and returns its rows.
+    It takes half the time of `claim`, and no savepoint: raises SQLAlchemy's `IntegrityError` where
+    one was there, and the transaction can only be rolled back, so let it be the first statement.
+    With `is_without_letters` it looks as well, in the same round trip, whether the consumer has an
+    unresolved letter of an event: then it enters none and returns False.
     """
-    sources, ids = zip(*pairs, strict=True)
-    parameters = {"consumer": consumer, "sources": _array(sources), "ids": _array(ids)}
-    try:
-        with connection.begin_nested():
-            connection.execute(_POSTGRESQL, parameters)
-    except sa.exc.IntegrityError:
-        # The savepoint has given back what it claimed, so the order is kept here too.
-        found = connection.execute(_POSTGRESQL_KNOWN, parameters)
-        return {(source, event_id) for source, event_id in found}
-    return set(pairs)
+    statement = _POSTGRESQL_NEW_WITHOUT_LETTERS if is_without_letters else _POSTGRESQL_NEW
+    return connection.execute(statement, _parameters(consumer, ids)).rowcount > 0
+
+
+def _parameters(consumer: str, ids: Collection[EventId]) -> dict[str, Any]:
+    pairs = sorted(set(ids))
+    sources, names = [source for source, _ in pairs], [name for _, name in pairs]
+    separator = SEPARATOR
+    if separator in "".join(sources) or separator in "".join(names):
+        separator = uuid.uuid4().hex  # in no text that was made before it
+    is_one = sources[0] == sources[-1]
+    return {
+        "consumer": consumer,
+        "source": sources[0],
+        "sources": "" if is_one else separator.join(sources),
+        "ids": separator.join(names),
+        "separator": separator,
+    }
 
 
 def _claim_mysql(
@@ -112,9 +134,3 @@ def _claim_mysql(
         else:
             break
     return set(left)
-
-
-def _array(texts: Collection[str]) -> str:
-    """Write a PostgreSQL array literal."""
-    quoted = ['"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"' for text in texts]
-    return "{" + ",".join(quoted) + "}"

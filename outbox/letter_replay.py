@@ -9,7 +9,8 @@ from outbox import dead_letter, inbox
 from outbox.batch import Conflict, Done, Fault, Pause, Unavailable
 from outbox.envelope import Envelope
 from outbox.errors import PermanentError
-from outbox.settlement import Counts, decode, identity, log_outage, reason
+from outbox.reading import decode, identity
+from outbox.settlement import Counts, log_outage, reason
 from outbox.transaction import Job
 
 if TYPE_CHECKING:

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
     from outbox.batch import Outcome
     from outbox.consumer import Consumer
+    from outbox.reading import Received
     from outbox.settings import ConsumerSettings
-    from outbox.settlement import Counts, Received, Step
+    from outbox.settlement import Counts, Step
     from outbox.transaction import Job
 
     Steps = Generator[Step, Outcome | None, None]

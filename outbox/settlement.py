@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
-from outbox import codec, dead_letter, inbox
+import sqlalchemy as sa
+
+from outbox import dead_letter, inbox
 from outbox.batch import DONE, Conflict, Fault, Pause, Try, Unavailable, plan
 from outbox.dead_letter import Failure
 from outbox.envelope import Envelope
 from outbox.errors import DecodeError, PermanentError
-from outbox.letter import message_id
-from outbox.transaction import Job
+from outbox.transaction import Job, job_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from outbox.batch import Outcome, Task
     from outbox.consumer import Consumer
     from outbox.handlers import Call
-    from outbox.transport import Delivery, Message
+    from outbox.reading import Received
 
 logger = logging.getLogger(__name__)
 
@@ -51,23 +52,6 @@ class Counts:
         )
 
 
-class Received(NamedTuple):
-    """One delivery, read."""
-
-    content: Envelope | Message
-    """A message where it is no event."""
-    place: str
-    identity: inbox.EventId
-    """What the inbox knows it by: a name of its own where it is no event."""
-    error: DecodeError | None = None
-    """Why it is no event."""
-
-    @property
-    def name(self) -> str:
-        """Its id, or its name where it has none."""
-        return self.identity[1]
-
-
 class Transaction(Protocol):
     """What a step does before its handlers run."""
 
@@ -77,22 +61,6 @@ class Transaction(Protocol):
 
 
 Step = Transaction | Pause
-
-
-def read(delivery: Delivery) -> Received:
-    """Decode a delivery; what is no event carries its error."""
-    place = delivery.place
-    try:
-        envelope = decode(delivery.message)
-    except DecodeError as exc:
-        name = message_id(delivery.message, place)
-        return Received(delivery.message, place, ("", name), exc)
-    return Received(envelope, place, identity(envelope))
-
-
-def decode(message: Message) -> Envelope:
-    """Read a message as an event; raises `DecodeError`."""
-    return codec.from_headers(message.key, message.headers, message.data, topic=message.topic)
 
 
 def settle(
@@ -120,6 +88,8 @@ def settle(
         if isinstance(step, Try):
             settlement = Settlement(consumer, step.tasks)
             outcome = yield settlement
+            if settlement.has_met_known and outcome != DONE:
+                outcome = yield settlement
             if outcome == DONE:
                 report(settlement.counts)
                 log_letters(consumer.name, settlement.failures)
@@ -141,25 +111,22 @@ class Settlement:
         self.counts = Counts()
         """What the transaction does, should it commit."""
         self.failures: Sequence[Failure] = []
+        self.has_met_known = False
+        """The claim failed, because one of the events was there; it can be prepared once more."""
         self._consumer = consumer
         self._tasks = tasks
-        self._loaded = [_load(consumer, task) for task in tasks]
+        self._ids = [task.item.identity for task in tasks]
+        load = consumer.handlers.load
+        self._loaded = [_load(load, index, task) for index, task in enumerate(tasks)]
+        """For each task what is to be called, or why it is to be a dead letter."""
 
     def prepare(self, session: Session) -> Sequence[Job]:
         """Claim the events and record the dead letters; return what is left to be handled."""
         connection = session.connection()
-        name = self._consumer.name
-        envelopes = [
-            task.item.content for task in self._tasks if isinstance(task.item.content, Envelope)
-        ]
-        fresh = inbox.claim(connection, name, [task.item.identity for task in self._tasks])
-        blocked: set[str] = set()
-        if dead_letter.any_unresolved(connection, "consumer", name):
-            keys = {e.partition_key for e in envelopes if e.partition_key is not None}
-            blocked = dead_letter.blocked_keys(connection, "consumer", name, keys)
+        fresh, blocked = self._claim(connection)
         jobs, failures = self._sort(fresh, blocked)
         self.failures = failures
-        dead_letter.record(connection, "consumer", name, failures)
+        dead_letter.record(connection, "consumer", self._consumer.name, failures)
         parked = sum(failure.status == "parked" for failure in failures)
         self.counts = Counts(
             handled=len(jobs),
@@ -169,13 +136,41 @@ class Settlement:
         )
         return jobs
 
+    def _claim(self, connection: sa.Connection) -> tuple[set[inbox.EventId], set[str]]:
+        """Return which events are new, and the keys that have an unresolved letter.
+
+        The letters are looked for by a statement that does not begin before the claim: whoever had
+        claimed one of the events before has committed its letters by then, or this claim fails.
+        """
+        name = self._consumer.name
+        ids = set(self._ids)
+        if self.has_met_known or connection.dialect.name != "postgresql":
+            ids = inbox.claim(connection, name, ids)
+            if not dead_letter.any_unresolved(connection, "consumer", name):
+                return ids, set()
+        else:
+            try:
+                if inbox.claim_new(connection, name, ids, is_without_letters=True):
+                    return ids, set()
+                inbox.claim_new(connection, name, ids)
+            except sa.exc.IntegrityError:
+                self.has_met_known = True
+                raise
+        contents = [task.item.content for task in self._tasks]
+        envelopes = [each for each in contents if isinstance(each, Envelope)]
+        keys = {each.partition_key for each in envelopes if each.partition_key is not None}
+        return ids, dead_letter.blocked_keys(connection, "consumer", name, keys)
+
     def _sort(
         self, fresh: set[inbox.EventId], blocked: set[str]
     ) -> tuple[list[Job], list[Failure]]:
         """Decide for each task: nothing, a job, or a letter that blocks its key from here on."""
-        jobs: list[Job] = []
+        jobs = [loaded for loaded in self._loaded if isinstance(loaded, Job)]
+        if not blocked and len(jobs) == len(fresh) == len(self._tasks):
+            return jobs, []
+        jobs = []
         failures: list[Failure] = []
-        for index, (task, loaded) in enumerate(zip(self._tasks, self._loaded, strict=True)):
+        for task, loaded in zip(self._tasks, self._loaded, strict=True):
             content, place, event_id, _ = task.item
             if event_id not in fresh:
                 continue
@@ -183,31 +178,30 @@ class Settlement:
             key = content.partition_key if isinstance(content, Envelope) else None
             if key in blocked:
                 failures.append(Failure(content, PARKED, "parked", 0, place))
-            elif isinstance(loaded, Exception):
+            elif isinstance(loaded, Job):
+                jobs.append(loaded)
+            else:
                 attempts = max(1, task.failure_count)
                 failures.append(Failure(content, reason(loaded), "dead", attempts, place))
                 if key is not None:
                     blocked.add(key)
-            elif isinstance(content, Envelope):
-                jobs.append(Job(index, content, loaded, task.failure_count + 1))
         return jobs, failures
 
 
-def _load(consumer: Consumer, task: Task[Received]) -> Exception | Sequence[Call]:
+def _load(
+    load: Callable[[Envelope], Sequence[Call]], index: int, task: Task[Received]
+) -> Job | Exception:
     """Parse a task's event for its handlers, or say why it is to be a dead letter."""
-    if task.is_given_up and task.error is not None:
-        return task.error
-    if not isinstance(task.item.content, Envelope):
-        return task.item.error or DecodeError("the message is no event")
+    received, failure_count, error, is_given_up = task
+    content = received.content
+    if is_given_up and error is not None:
+        return error
+    if not isinstance(content, Envelope):
+        return received.error or DecodeError("the message is no event")
     try:
-        return consumer.handlers.load(task.item.content)
+        return job_of((index, content, load(content), failure_count + 1))
     except PermanentError as exc:
         return exc
-
-
-def identity(envelope: Envelope) -> inbox.EventId:
-    """Return what an event is known by in the inbox."""
-    return envelope.source or "", envelope.id
 
 
 def reason(error: BaseException) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import inspect
 from contextlib import contextmanager
 from contextvars import copy_context
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 import sqlalchemy as sa
@@ -13,7 +14,7 @@ from sqlalchemy import exc as sa_exc
 from sqlalchemy.orm import Session
 
 from outbox.batch import DONE, Conflict, Fault, Unavailable
-from outbox.context import Context, cause
+from outbox.context import cause, context_of
 from outbox.dialect import (
     CONFLICT_NUMBERS,
     MISSING_NUMBERS,
@@ -28,11 +29,11 @@ from outbox.rolled_back import is_rolled_back
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
     from outbox.batch import Outcome
     from outbox.envelope import Envelope
-    from outbox.handlers import Call
+    from outbox.handlers import Call, Handler
 
 CONFLICT_STATES: Final = frozenset({"40001", "40P01", "55P03"})
 """SQLSTATE of a serialization failure, a deadlock, and a lock that took too long."""
@@ -54,6 +55,12 @@ class Job(NamedTuple):
     envelope: Envelope
     calls: Sequence[Call]
     attempt: int
+
+
+job_of: Final[Callable[[tuple[int, Envelope, Sequence[Call], int]], Job]] = partial(
+    tuple.__new__, Job
+)
+"""Makes one in C, which a named tuple's own constructor does not."""
 
 
 class HandlerSession(Session):
@@ -96,11 +103,15 @@ class SyncTransaction:
         progress = Progress()
         try:
             progress.connection = begin(session, self._lock_timeout_seconds)
-            for job in progress.follow(prepare(session)):
-                cause.set(job.envelope)
-                context = Context(job.envelope, session, job.attempt)
-                for call in job.calls:
-                    self._call(call, context)
+            jobs = progress.begin(prepare(session))
+            for progress.suspect, envelope, calls, attempt in jobs:
+                cause.set(envelope)
+                context = context_of(envelope, session, attempt)
+                for handler, event in calls:
+                    result = handler.function(event, context)
+                    if result is not None:
+                        self._take(handler, result)
+            progress.suspect = None
             progress.check()
             Session.commit(session)
         except Exception as exc:  # noqa: BLE001  # whatever a handler raises is its outcome
@@ -110,9 +121,8 @@ class SyncTransaction:
             Session.close(session)
         return DONE
 
-    def _call(self, call: Call, context: Context) -> None:
-        result = call.handler.function(call.event, context)
-        if call.handler.is_async:
+    def _take(self, handler: Handler, result: Any) -> None:
+        if handler.is_async:
             with cancelled_alone():
                 self._runner.run(result, context=copy_context())
         else:
@@ -141,10 +151,16 @@ class AsyncTransaction:
             return prepare(sync_session)
 
         try:
-            for job in progress.follow(await session.run_sync(open_)):
-                cause.set(job.envelope)
-                for call in job.calls:
-                    await _call_on(session, call, job)
+            jobs = progress.begin(await session.run_sync(open_))
+            for progress.suspect, envelope, calls, attempt in jobs:
+                cause.set(envelope)
+                for handler, event in calls:
+                    if handler.is_async:
+                        with cancelled_alone():
+                            await handler.function(event, context_of(envelope, session, attempt))
+                    else:
+                        await session.run_sync(_call_sync, handler, event, envelope, attempt)
+            progress.suspect = None
             progress.check()
             await session.run_sync(Session.commit)
         except Exception as exc:  # noqa: BLE001  # whatever a handler raises is its outcome
@@ -155,17 +171,10 @@ class AsyncTransaction:
         return DONE
 
 
-async def _call_on(session: AsyncSession, call: Call, job: Job) -> None:
-    function = call.handler.function
-    if call.handler.is_async:
-        with cancelled_alone():
-            await function(call.event, Context(job.envelope, session, job.attempt))
-        return
-
-    def call_sync(sync_session: Session) -> Any:
-        return function(call.event, Context(job.envelope, sync_session, job.attempt))
-
-    check_result(await session.run_sync(call_sync))
+def _call_sync(
+    session: Session, handler: Handler, event: object, envelope: Envelope, attempt: int
+) -> None:
+    check_result(handler.function(event, context_of(envelope, session, attempt)))
 
 
 @contextmanager
@@ -233,16 +242,14 @@ class Progress:
     def __init__(self) -> None:
         """Start before the connection."""
         self.connection: sa.Connection | None = None
+        self.suspect: int | None = None
+        """The task whose handlers run."""
         self._is_prepared = False
-        self._suspect: int | None = None
 
-    def follow(self, jobs: Sequence[Job]) -> Iterator[Job]:
-        """Yield the jobs, and remember which one runs."""
+    def begin(self, jobs: Sequence[Job]) -> Sequence[Job]:
+        """Note that from here on handlers run."""
         self._is_prepared = True
-        for job in jobs:
-            self._suspect = job.task_index
-            yield job
-        self._suspect = None
+        return jobs
 
     def check(self) -> None:
         """Raise where the transaction is gone although no handler failed: one caught the error."""
@@ -266,13 +273,13 @@ class Progress:
             ) from error
         if not self._is_prepared:
             return _judge_unprepared(error)
-        if sqlite_code(error) in SQLITE_LOCKED and self._suspect is None:
+        if sqlite_code(error) in SQLITE_LOCKED and self.suspect is None:
             return Unavailable(error)
         if state in CONFLICT_STATES or sqlite_code(error) in SQLITE_LOCKED:
-            return Conflict(error, self._suspect)
+            return Conflict(error, self.suspect)
         if number in CONFLICT_NUMBERS or self._is_rolled_back():
-            return Conflict(error, self._suspect)
-        return Fault(error, self._suspect)
+            return Conflict(error, self.suspect)
+        return Fault(error, self.suspect)
 
     def _is_lost(self) -> bool:
         return self.connection is not None and self.connection.invalidated

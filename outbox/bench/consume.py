@@ -32,7 +32,7 @@ from outbox.envelope import Envelope, new_id
 from outbox.settings import ConsumerSettings, RouteSettings
 from outbox.transport import Delivery, Message
 from outbox.transports import transport_of
-from outbox.worker import Worker
+from outbox.worker import Worker, spare_collector
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -256,7 +256,12 @@ def _by_worker(engine: sa.Engine, source: Source, plan: Plan) -> Figures:
 
     stop = threading.Event()
     subscriber = Timed(source.subscriber(consumer.name), plan.count, stop)
-    Worker(consumer, subscriber, ConsumerSettings(batch_size=plan.batch)).run(stop)
+    threshold = gc.get_threshold()
+    spare_collector()  # as `outbox consume` does
+    try:
+        Worker(consumer, subscriber, ConsumerSettings(batch_size=plan.batch)).run(stop)
+    finally:
+        gc.set_threshold(*threshold)
     return _rate(plan, subscriber.seconds)
 
 

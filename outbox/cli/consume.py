@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
 from importlib import import_module
@@ -22,7 +23,7 @@ from outbox.cli.process import (
     refuse_memory,
 )
 from outbox.consumer import Consumer
-from outbox.worker import open_worker
+from outbox.worker import open_worker, spare_collector
 from relay.daemon import stopped_by_signals
 
 if TYPE_CHECKING:
@@ -57,13 +58,17 @@ def consume(
     run = of(context)
     idle_timeout = until_idle or (DRAIN_SECONDS if drain else None)
     settings = run.settings
+    threshold = gc.get_threshold()
     consumer = load(which)
+    is_spared = gc.get_threshold() != threshold  # the application's own choice
     route = _route(run, consumer)
     check_transports(settings, [route])
     refuse_memory(settings, [route])
     configure_logs(log_format, log_level)
     worker = open_worker(consumer, settings)
     stop = threading.Event()
+    if not is_spared:
+        spare_collector()
     with stopped_by_signals(stop):
         counts = worker.run(stop, idle_timeout=idle_timeout)
     run.output.line(f"consumer {consumer.name}: {_summary(counts)}")

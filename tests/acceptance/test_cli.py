@@ -338,6 +338,37 @@ def test_a_worker_handles_and_sets_aside_and_a_replay_is_waited_for(
         worker.communicate()
 
 
+COLLECTING = """\
+import gc
+import outbox
+{own}
+billing = outbox.Consumer({group!r}, database={url!r})
+
+@billing.on("shop.order.placed")
+def tell(data, context):
+    print(gc.get_threshold()[0], gc.get_freeze_count() > 0)
+"""
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"), [("", "50000 True"), ("gc.set_threshold(7)", "7 False")]
+)
+def test_a_worker_lets_the_collector_run_seldom_unless_the_application_has_set_it(
+    tmp_path: Path,
+    postgres_url: str,
+    bootstrap_servers: str,
+    new_topic: TopicFactory,
+    own: str,
+    expected: str,
+) -> None:
+    topic = new_topic(1)
+    program = at(tmp_path, postgres_url, bootstrap_servers=bootstrap_servers, topic=topic)
+    (tmp_path / "shop.py").write_text(COLLECTING.format(own=own, group=topic, url=postgres_url))
+    insert(postgres_url, 1)
+    printed(program.run("relay", "--drain"))
+    assert expected in printed(program.run("consume", "shop:billing", "--until-idle", "6"))
+
+
 def test_a_position_of_another_server_is_refused_and_rebased(
     tmp_path: Path, postgres_url: str, bootstrap_servers: str, new_topic: TopicFactory
 ) -> None:

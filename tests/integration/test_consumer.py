@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 import sqlalchemy as sa
 
+import outbox
 from outbox import dead_letter
 from outbox.consumer import Consumer
 from outbox.errors import ConfigurationError, DatabaseUnavailableError, PermanentError, UsageError
@@ -70,6 +71,41 @@ def test_what_is_delivered_again_has_no_second_effect(
     assert consume(consumer, twice) == Counts(handled=20, duplicate=10)
     assert consume(consumer, twice) == Counts(duplicate=30)
     assert effects(engine) == [("k", n) for n in range(20)]
+
+
+def test_what_was_known_to_begin_with_costs_the_others_no_attempt(
+    engine: sa.Engine, consumer: Consumer
+) -> None:
+    attempts = []
+
+    @consumer.on(Counted)
+    def note(event: Counted, context: Context) -> None:
+        attempts.append((event.n, context.attempt))
+
+    log = [counted("k", n) for n in range(10)]
+    assert consume(consumer, log[4:6]) == Counts(handled=2)
+    assert consume(consumer, log) == Counts(handled=8, duplicate=2)
+    assert attempts == [(n, 1) for n in (4, 5, 0, 1, 2, 3, 6, 7, 8, 9)]
+
+
+def test_a_known_event_and_a_poison_in_one_batch_are_told_apart(engine: sa.Engine) -> None:
+    consumer = Consumer("tests", database=engine)
+
+    @consumer.on(Counted)
+    def handle(event: Counted, context: Context) -> None:
+        if event.n == 7:
+            raise PermanentError("poison")
+        write(event, context)
+
+    log = [counted(f"k{n % 2}", n) for n in range(12)]
+    assert consume(consumer, log[:3]) == Counts(handled=3)
+    assert consume(consumer, log) == Counts(handled=6, duplicate=3, dead=1, parked=2)
+    assert effects(engine) == [
+        (f"k{n % 2}", n) for n in range(12) if n < 7 or n % 2 == 0
+    ]  # fmt: skip
+    assert consume(consumer, [*log, counted("k1", 12), counted("k0", 13)]) == Counts(
+        handled=1, duplicate=12, parked=1
+    )
 
 
 def test_equal_ids_of_two_sources_are_two_events(engine: sa.Engine, consumer: Consumer) -> None:
@@ -245,6 +281,35 @@ def test_data_that_does_not_fit_is_dead_at_once_without_a_call(engine: sa.Engine
     )
     assert "tests.consuming.counted v2: this consumer handles v1 alone" in reasons[1]
     assert "Invalid JSON" in reasons[2]
+
+
+@outbox.event("tests.consuming.picky", key="key")
+@dataclass
+class Picky:
+    key: str
+    n: int
+
+    def __post_init__(self) -> None:
+        if self.n == 1:
+            raise TimeoutError("the validator asked somebody")
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_validator_that_raises_anything_is_a_failure_of_its_event_alone(
+    engine: sa.Engine,
+    is_async: bool,  # noqa: FBT001  # a parameter of the test
+) -> None:
+    consumer = Consumer("tests", database=async_engine(engine) if is_async else engine)
+    consumer.on(Picky)(write)
+    log = [counted(f"k{n}", n, type="tests.consuming.picky") for n in range(4)]
+    assert consume(consumer, log) == Counts(handled=3, dead=1)
+    (letter,) = letters(engine)
+    assert (letter.attempt_count, letter.place) == (3, "tests[0]@1")
+    assert letter.reason == "TimeoutError: the validator asked somebody"
+    with engine.begin() as connection:
+        dead_letter.request(connection, [letter.id])
+    assert consume(consumer, []) == Counts()
+    assert [each.attempt_count for each in letters(engine)] == [4]
 
 
 def test_what_is_no_event_becomes_a_dead_letter_with_its_bytes(

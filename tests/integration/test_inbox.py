@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 import sqlalchemy as sa
 
-from outbox import inbox
+from outbox import dead_letter, inbox
 from outbox.dialect import mysql_number
 from outbox.envelope import MAX_NAME_BYTES
 from outbox.table import outbox_inbox
+from tests.integration.consuming import counted
 from tests.locked import await_waiters
 
 if TYPE_CHECKING:
@@ -220,3 +221,66 @@ def test_a_row_says_when_it_was_processed(engine: sa.Engine) -> None:
         inbox.claim(connection, "c", [("s", "1")])
         row = connection.execute(sa.text("SELECT processed_at FROM outbox_inbox")).one()
     assert row.processed_at is not None
+
+
+IDS = [("s", "3"), ("", "2"), ("s", "1"), ("s", "3")]
+
+
+def entered(connection: sa.Connection) -> list[inbox.EventId]:
+    rows = connection.execute(sa.text("SELECT source, event_id FROM outbox_inbox ORDER BY ctid"))
+    return [(source, event_id) for source, event_id in rows]
+
+
+@pytest.mark.parametrize("is_without_letters", [False, True])
+def test_events_that_are_all_new_are_entered_in_the_same_order(
+    postgres_engine: sa.Engine, *, is_without_letters: bool
+) -> None:
+    with postgres_engine.begin() as connection:
+        assert inbox.claim_new(connection, "c", IDS, is_without_letters=is_without_letters)
+        assert entered(connection) == [("", "2"), ("s", "1"), ("s", "3")]
+        assert inbox.claim_new(connection, "d", [("", "1")], is_without_letters=is_without_letters)
+
+
+def test_events_of_which_one_was_there_are_not_entered(postgres_engine: sa.Engine) -> None:
+    with postgres_engine.begin() as connection:
+        inbox.claim(connection, "c", [("s", "1")])
+    with postgres_engine.connect() as connection:
+        with pytest.raises(sa.exc.IntegrityError):
+            inbox.claim_new(connection, "c", IDS)
+        connection.rollback()
+        assert entered(connection) == [("s", "1")]
+
+
+@pytest.mark.parametrize(
+    ("stage", "owner", "is_resolved", "expected"),
+    [
+        ("consumer", "c", False, False),
+        ("consumer", "c", True, True),
+        ("consumer", "d", False, True),
+        ("relay", "c", False, True),
+    ],
+)
+def test_events_are_not_entered_beside_an_unresolved_letter_of_their_consumer(
+    postgres_engine: sa.Engine,
+    stage: dead_letter.Stage,
+    owner: str,
+    *,
+    is_resolved: bool,
+    expected: bool,
+) -> None:
+    with postgres_engine.begin() as connection:
+        failure = dead_letter.Failure(counted("k", 1), "lost")
+        dead_letter.record(connection, stage, owner, [failure])
+        if is_resolved:
+            dead_letter.discard(connection, dead_letter.Filter(), "of no use")
+        assert inbox.claim_new(connection, "c", IDS, is_without_letters=True) is expected
+        assert len(entered(connection)) == (3 if expected else 0)
+        assert inbox.claim_new(connection, "c", [("s", "new")])
+
+
+@pytest.mark.parametrize("texts", [["\x1f"], ["\x1f", "\x1f\x1f"], ["a\x1f", "\x1fb"], ["", "a"]])
+def test_texts_may_hold_what_separates_them(engine: sa.Engine, texts: list[str]) -> None:
+    ids = {(source, event_id) for source in texts for event_id in texts}
+    with engine.begin() as connection:
+        assert inbox.claim(connection, "c", ids) == ids
+        assert inbox.claim(connection, "c", ids) == set()

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 import outbox
 from outbox import engine as engines
 from outbox.settings import Settings
 from outbox.table import outbox_event
-from relay import selfcheck
+from relay import lease, selfcheck
 from relay.retention import sweep
 from relay.retention_state import State
 from relay.status import route_status
@@ -28,11 +33,12 @@ from tests.emitting import Happened
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
 WRITERS = 6
-SECONDS = 6.0
+BUSY_SECONDS = 5.0
+"""How long the driver of an application waits for others, as it comes."""
+PAGE = Path(__file__).parents[2] / "docs" / "guide" / "databases.md"
 
 
 class Base(DeclarativeBase):
@@ -87,6 +93,7 @@ class Application:
 
 @contextmanager
 def relaying(url: str, path: Path) -> Iterator[None]:
+    """Run a relay in a process of its own; it has to end well."""
     routes = json.dumps({"file": {"transport": "append", "path": str(path)}})
     with subprocess.Popen(
         [sys.executable, "-m", "tests.relay_process", url, routes],
@@ -96,6 +103,7 @@ def relaying(url: str, path: Path) -> Iterator[None]:
             yield
         finally:
             process.terminate()
+        assert process.wait(30) == 0
 
 
 def delivered(path: Path) -> dict[str, list[str]]:
@@ -121,23 +129,181 @@ def test_an_application_never_finds_the_database_locked_beside_a_relay(
         }
     )
     looker = engines.make_engine(settings.url, "look")
+
+    def deleted() -> int:
+        """Look and delete, as an operator and a relay do; return how many rows went."""
+        (status,) = route_status(looker, settings)
+        assert status.error is None
+        state = sweep(looker, settings, "test", threading.Event())
+        assert isinstance(state, State)
+        return state.deleted["events"]
+
+    def emitted() -> int:
+        return sum(map(len, application.emitted.values()))
+
     with relaying(sqlite_url, path):
         with application.writing():
-            deadline = time.monotonic() + SECONDS
-            while time.monotonic() < deadline:
-                (status,) = route_status(looker, settings)
-                assert status.error is None
-                assert isinstance(sweep(looker, settings, "test", threading.Event()), State)
-        emitted = sum(map(len, application.emitted.values()))
-        eventually(lambda: sum(map(len, delivered(path).values())) >= emitted)
+            eventually(lambda: (deleted() > 0 and emitted() > 100) or application.errors)
+        eventually(lambda: sum(map(len, delivered(path).values())) >= emitted())
     assert not application.errors
-    assert emitted > 100
+    assert application.slowest < BUSY_SECONDS
     assert delivered(path) == application.emitted
-    with looker.connect() as connection:
-        left = connection.scalar(sa.select(sa.func.count()).select_from(outbox_event))
-    assert left is not None
-    assert left < emitted, "nothing was deleted meanwhile"
     looker.dispose()
+
+
+class Begins:
+    """Ways of an application to come to a write after it has read, in one transaction."""
+
+    @staticmethod
+    def by_itself(engine: sa.Engine, between: Callable[[], object]) -> None:
+        """As anyone does: the driver begins before the first write."""
+        with Session(engine) as session, session.begin():
+            counter = session.get_one(Counter, 0)
+            between()
+            counter.version += 1
+            outbox.emit(session, Happened(name="counted"))
+
+    @staticmethod
+    def by_hand(engine: sa.Engine, between: Callable[[], object]) -> None:
+        with Session(engine) as session, session.begin():
+            if not in_transaction(session):
+                session.execute(sa.text("BEGIN"))
+            counter = session.get_one(Counter, 0)
+            between()
+            counter.version += 1
+            outbox.emit(session, Happened(name="counted"))
+
+    @staticmethod
+    def by_a_savepoint(engine: sa.Engine, between: Callable[[], object]) -> None:
+        with Session(engine) as session, session.begin(), session.begin_nested():
+            counter = session.get_one(Counter, 0)
+            between()
+            counter.version += 1
+            outbox.emit(session, Happened(name="counted"))
+
+    @staticmethod
+    def by_half_a_result(engine: sa.Engine, between: Callable[[], object]) -> None:
+        with Session(engine) as session, session.begin():
+            counter = session.get_one(Counter, 0)
+            result = session.execute(sa.select(Counter), execution_options={"yield_per": 1})
+            assert result.fetchone()
+            between()
+            counter.version += 1
+            outbox.emit(session, Happened(name="counted"))
+
+
+SNAPSHOTS = [Begins.by_hand, Begins.by_a_savepoint, Begins.by_half_a_result]
+
+
+def in_transaction(session: Session) -> bool:
+    driver = session.connection().connection.driver_connection
+    assert isinstance(driver, sqlite3.Connection)
+    return driver.in_transaction
+
+
+def relay_writes(url: str, timeout: float = BUSY_SECONDS) -> None:
+    """Take a lease, which is what a relay does all the time."""
+    engine = engines.make_engine(sa.make_url(url).update_query_dict({"timeout": str(timeout)}), "r")
+    try:
+        with engine.begin() as connection:
+            lease.acquire(connection, "a", "me", 0.001)
+    finally:
+        engine.dispose()
+
+
+def counts(engine: sa.Engine) -> tuple[int, int]:
+    """Return what is counted, and the events that tell of it."""
+    with engine.connect() as connection:
+        versions = connection.scalar(sa.select(sa.func.sum(Counter.version))) or 0
+        events = connection.scalar(sa.select(sa.func.count()).select_from(outbox_event)) or 0
+    return versions, events
+
+
+def test_a_relay_may_write_between_what_an_application_reads_and_writes(sqlite_url: str) -> None:
+    engine = Application(sqlite_url).engine
+    Begins.by_itself(engine, lambda: relay_writes(sqlite_url))
+    assert counts(engine) == (1, 1)
+    engine.dispose()
+
+
+@pytest.mark.parametrize("way", SNAPSHOTS)
+def test_a_transaction_that_read_first_cannot_write_once_somebody_has_written(
+    sqlite_url: str, way: Callable[[sa.Engine, Callable[[], object]], None]
+) -> None:
+    """It is told so at once, however long it would wait: its view of the file is an old one."""
+    Application(sqlite_url).engine.dispose()
+    engine = sa.create_engine(sqlite_url, connect_args={"timeout": 60})
+    started = time.monotonic()
+    with pytest.raises(sa.exc.OperationalError, match="database is locked") as caught:
+        way(engine, lambda: relay_writes(sqlite_url))
+    assert time.monotonic() - started < 30
+    assert isinstance(caught.value.orig, sqlite3.OperationalError)
+    assert caught.value.orig.sqlite_errorcode == sqlite3.SQLITE_BUSY_SNAPSHOT
+    assert counts(engine) == (0, 0)
+    engine.dispose()
+
+
+@pytest.mark.parametrize("way", [Begins.by_itself, *SNAPSHOTS])
+def test_what_the_page_says_lets_any_transaction_read_first(
+    sqlite_url: str, way: Callable[[sa.Engine, Callable[[], object]], None]
+) -> None:
+    """Who holds the write lock from the start on is waited for."""
+    Application(sqlite_url).engine.dispose()
+    engine: sa.Engine = as_the_page_says(sqlite_url)["engine"]
+
+    def between() -> None:
+        with pytest.raises(sa.exc.OperationalError, match="database is locked"):
+            relay_writes(sqlite_url, timeout=0.01)
+
+    way(engine, between)
+    relay_writes(sqlite_url)
+    assert counts(engine) == (1, 1)
+    engine.dispose()
+
+
+def test_the_same_holds_for_asyncio(sqlite_url: str) -> None:
+    Application(sqlite_url).engine.dispose()
+    engine = create_async_engine(sqlite_url.replace("sqlite:", "sqlite+aiosqlite:"))
+    as_the_page_says(sqlite_url, engine=engine.sync_engine)
+
+    def count(session: Session) -> None:
+        counter = session.get_one(Counter, 0)
+        with pytest.raises(sa.exc.OperationalError, match="database is locked"):
+            relay_writes(sqlite_url, timeout=0.01)
+        counter.version += 1
+        outbox.emit(session, Happened(name="counted"))
+
+    async def run() -> None:
+        async with AsyncSession(engine) as session, session.begin():
+            await session.run_sync(count)
+        await engine.dispose()
+
+    asyncio.run(run())
+    assert counts(sa.create_engine(sqlite_url, poolclass=sa.NullPool)) == (1, 1)
+
+
+def as_the_page_says(url: str, engine: sa.Engine | None = None) -> dict[str, Any]:
+    """Run the page's own lines, on another file or for an engine that is there."""
+    (code,) = re.findall(r"```python\n(.*?BEGIN IMMEDIATE.*?)```", PAGE.read_text(), re.DOTALL)
+    assert 'sa.create_engine("sqlite:///shop.db")' in code
+    if engine is not None:
+        code = code.replace('sa.create_engine("sqlite:///shop.db")', "given")
+    names: dict[str, Any] = {"given": engine}
+    exec(code.replace("sqlite:///shop.db", url), names)  # noqa: S102  # a page of ours
+    return names
+
+
+def test_the_page_tells_the_time_outs(sqlite_url: str) -> None:
+    with closing(sqlite3.connect(sa.make_url(sqlite_url).database or "")) as plain:
+        (driver,) = plain.execute("PRAGMA busy_timeout").fetchone()
+        (synchronous,) = plain.execute("PRAGMA synchronous").fetchone()
+    own = engines.make_engine(sa.make_url(sqlite_url), "relay", poolclass=sa.NullPool)
+    with own.connect() as connection:
+        ours = connection.exec_driver_sql("PRAGMA busy_timeout").scalar_one()
+    assert (driver, ours, synchronous) == (BUSY_SECONDS * 1000, 30_000, 2)
+    page = PAGE.read_text()
+    assert f"{ours // 1000} s" in page
+    assert f"{driver // 1000} s" in page
 
 
 def test_migrating_gives_the_file_a_write_ahead_log(sqlite_url: str) -> None:

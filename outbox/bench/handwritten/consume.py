@@ -11,10 +11,11 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import Consumer
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from outbox.bench.shop import Invoice, OrderPlaced
-from outbox.inbox import claim
+from outbox.inbox import claim, claim_new
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -57,13 +58,18 @@ def with_inbox(engine: Engine, batches: Iterable[list[Raw]]) -> None:
     """Handle what is not in the inbox yet."""
     name = f"hand-{uuid.uuid4()}"
     for messages in batches:
-        with Session(engine) as session, session.begin():
-            batch = {}
-            for message in messages:
-                headers = dict(message[0])
-                batch[headers["ce_source"].decode(), headers["ce_id"].decode()] = message
-            fresh = claim(session.connection(), name, batch)
-            handle(session, [batch[each] for each in batch if each in fresh])
+        batch = {}
+        for message in messages:
+            headers = dict(message[0])
+            batch[headers["ce_source"].decode(), headers["ce_id"].decode()] = message
+        try:
+            with Session(engine) as session, session.begin():
+                claim_new(session.connection(), name, batch)
+                handle(session, [*batch.values()])
+        except IntegrityError:
+            with Session(engine) as session, session.begin():
+                fresh = claim(session.connection(), name, batch)
+                handle(session, [batch[each] for each in batch if each in fresh])
 
 
 def handle(session: Session, messages: Sequence[Raw]) -> None:
