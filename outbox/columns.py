@@ -12,6 +12,7 @@ from sqlalchemy.sql.expression import ColumnElement
 
 from outbox.dialect import MYSQL, collation, is_mysql
 from outbox.envelope import MAX_NAME_BYTES
+from outbox.jsontext import read_object
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Dialect
@@ -138,8 +139,7 @@ class JsonObject(sa.types.TypeDecorator[dict[str, Any]]):
         if value is None or dialect.name == "postgresql":
             stored: dict[str, Any] | None = value
             return stored
-        parsed: dict[str, Any] = orjson.loads(value)
-        return parsed
+        return read_object(value)
 
 
 class random_uuid(ColumnElement[str]):  # noqa: N801  # reads as the SQL function that it is

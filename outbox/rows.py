@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, Final, overload
+from typing import TYPE_CHECKING, Final, overload
 
 import orjson
 
 from outbox.codec import EXTENSIONS, stored_headers, time_text
 from outbox.envelope import Draft, Envelope
+from outbox.jsontext import read_object
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -164,10 +165,9 @@ def texts(headers: bytes | None) -> dict[str, str]:
     """
     if headers is None:
         return {}
-    found: dict[str, Any] = orjson.loads(headers)
     return {
         name: value if isinstance(value, str) else orjson.dumps(value).decode()
-        for name, value in found.items()
+        for name, value in read_object(headers).items()
         if value is not None
     }
 

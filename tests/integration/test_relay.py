@@ -166,6 +166,35 @@ def test_a_running_relay_delivers_what_is_committed_meanwhile(world: World) -> N
     assert world.checkpoint().holder is None
 
 
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        (f'{{"a": 1{"0" * 5_000}, "b": [1e999]}}', {"a": f"1{'0' * 5_000}"}),
+        ('{"a": "x\\ud800y"}', {"a": "x?y"}),
+        (f'{{"a": {"[" * 1_200}{"]" * 1_200}}}', None),
+    ],
+    ids=["a large number", "half a letter", "many levels"],
+)
+def test_headers_that_a_database_takes_hold_nobody_up(
+    world: World, headers: str, expected: dict[str, str] | None
+) -> None:
+    insert = sa.text(
+        "INSERT INTO outbox_event (type, data, headers) VALUES ('shop.order.placed', :data, "
+        + ("CAST(:headers AS jsonb))" if world.engine.dialect.name == "postgresql" else ":headers)")
+    )
+    try:
+        with world.engine.begin() as connection:
+            connection.execute(insert, {"data": b"1", "headers": headers})
+    except sa.exc.DBAPIError:
+        return  # where it is refused, nothing has to be read
+    world.emit("2")
+    world.drain()
+    first, second = world.broker.messages(TOPIC)
+    assert (first.data, second.data) == (b"1", b"2")
+    own = {name: (value or b"").decode() for name, value in first.headers}
+    assert expected.items() <= own.items() if expected else own["unreadable"] == headers
+
+
 def test_types_that_the_route_leaves_out_are_passed_over(engine: sa.Engine) -> None:
     world = make_world(engine, types=["shop.*"])
     world.emit("a")

@@ -164,11 +164,13 @@ class Encoder:
 
 def own_headers(stored: bytes) -> Headers:
     """Return what the `headers` column of an event adds: extensions, and the application's own."""
-    own = orjson.loads(stored)
     try:
+        own = orjson.loads(stored)
         return [(_NAMES.get(name, name), value.encode()) for name, value in own.items()]
-    except AttributeError:  # not all of them are text, so a producer has written them by plain SQL
-        own = texts(stored)
+    except (AttributeError, orjson.JSONDecodeError):
+        own = texts(
+            stored
+        )  # a producer has written them by plain SQL, and not all of them are text
         return [(_NAMES.get(name, name), value.encode()) for name, value in own.items()]
 
 
