@@ -185,14 +185,21 @@ class Begins:
     def by_half_a_result(engine: sa.Engine, between: Callable[[], object]) -> None:
         with Session(engine) as session, session.begin():
             counter = session.get_one(Counter, 0)
-            result = session.execute(sa.select(Counter), execution_options={"yield_per": 1})
-            assert result.fetchone()
-            between()
-            counter.version += 1
-            outbox.emit(session, Happened(name="counted"))
+            with half_read(session):
+                between()
+                counter.version += 1
+                outbox.emit(session, Happened(name="counted"))
+                session.flush()
 
 
 SNAPSHOTS = [Begins.by_hand, Begins.by_a_savepoint, Begins.by_half_a_result]
+
+
+def half_read(session: Session) -> sa.Result[Any]:
+    """Return a result of which one row has been fetched, and others are left."""
+    result = session.execute(sa.select(Counter), execution_options={"yield_per": 1})
+    assert result.fetchone()
+    return result
 
 
 def in_transaction(session: Session) -> bool:
@@ -258,6 +265,24 @@ def test_what_the_page_says_lets_any_transaction_read_first(
     way(engine, between)
     relay_writes(sqlite_url)
     assert counts(engine) == (1, 1)
+    engine.dispose()
+
+
+def test_half_a_result_that_is_not_closed_keeps_its_connection_in_the_past(
+    sqlite_url: str,
+) -> None:
+    """The page asks to close it: a commit does not end it, and neither does the pool."""
+    Application(sqlite_url).engine.dispose()
+    engine: sa.Engine = as_the_page_says(sqlite_url)["engine"]
+    with Session(engine) as session, session.begin():
+        result = half_read(session)
+    relay_writes(sqlite_url)
+    with pytest.raises(sa.exc.OperationalError, match="database is locked") as caught:
+        counts(engine)
+    assert isinstance(caught.value.orig, sqlite3.OperationalError)
+    assert caught.value.orig.sqlite_errorcode == sqlite3.SQLITE_BUSY_SNAPSHOT
+    result.close()
+    assert counts(engine) == (0, 0)
     engine.dispose()
 
 
