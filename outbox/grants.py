@@ -1,4 +1,7 @@
-"""The rights of each kind of role on PostgreSQL, and no more: `outbox migrate --grant-app ROLE`."""
+"""The rights of each kind of role, and no more: `outbox migrate --grant-app ROLE`.
+
+On MariaDB a role is a user, `shop` or `shop@10.0.%`, or a role of the server.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,16 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Literal
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects import mysql, postgresql
+from sqlalchemy.exc import DBAPIError
+
+from outbox.dialect import is_mysql, mysql_number
+from outbox.insert import COLUMNS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from sqlalchemy.engine import Dialect
 
 Kind = Literal["app", "relay", "worker", "read"]
 """What a role does: emits, runs the relay, runs workers, or only looks."""
@@ -44,6 +53,18 @@ RIGHTS: Final[Mapping[Kind, Mapping[str, tuple[str, ...]]]] = MappingProxyType(
     }
 )
 
+RIGHTS_MYSQL: Final[Mapping[Kind, Mapping[str, tuple[str, ...]]]] = MappingProxyType(
+    {
+        **RIGHTS,
+        # Its number is the server's: one by hand, below what was read, would never be delivered.
+        "app": {"outbox_event": (f"INSERT ({', '.join(COLUMNS)})",)},
+    }
+)
+
+_NO_SUCH_USER: Final = frozenset({1133, 1410})
+_NEVER_CREATES: Final = "SET SESSION sql_mode = CONCAT(@@sql_mode, ',NO_AUTO_CREATE_USER')"
+"""Where a server is set otherwise, GRANT makes a user, without a password, of a wrong name."""
+
 _USAGE: Final = """\
 DO $$ BEGIN
     IF NOT has_schema_privilege({role}, {schema}, 'USAGE') THEN
@@ -59,24 +80,74 @@ _EXCESS: Final = sa.text(
 )
 
 
-def statements(kind: Kind, role: str) -> list[str]:
+_EXCESS_MYSQL: Final = sa.text(
+    "SELECT DISTINCT privilege_type FROM ("
+    "SELECT grantee, privilege_type FROM information_schema.user_privileges"
+    " UNION ALL SELECT grantee, privilege_type FROM information_schema.schema_privileges"
+    " WHERE DATABASE() LIKE table_schema"
+    " UNION ALL SELECT grantee, privilege_type FROM information_schema.table_privileges"
+    " WHERE table_schema = DATABASE() AND table_name = 'outbox_event') AS given"
+    " WHERE grantee IN :grantees AND privilege_type IN ('SELECT', 'UPDATE', 'DELETE', 'DROP')"
+    " ORDER BY privilege_type"
+).bindparams(sa.bindparam("grantees", expanding=True))
+
+
+def statements(kind: Kind, role: str, dialect: Dialect) -> list[str]:
     """Return the statements that give a role the rights of its kind; they may be run again."""
-    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy left it so
-    name = dialect.identifier_preparer.quote(role)
+    if is_mysql(dialect):
+        return list(_grants(RIGHTS_MYSQL[kind], _account(role)))
+    name = postgresql.dialect().identifier_preparer.quote(role)  # type: ignore[no-untyped-call]  # SQLAlchemy left it so
     text = "'" + role.replace("'", "''") + "'"
-    return [
-        _USAGE.format(role=text, schema=_SCHEMA),
-        *[f"GRANT {', '.join(rights)} ON {on} TO {name}" for on, rights in RIGHTS[kind].items()],
-    ]
+    return [_USAGE.format(role=text, schema=_SCHEMA), *_grants(RIGHTS[kind], name)]
 
 
 def missing_roles(connection: sa.Connection, roles: Sequence[str]) -> list[str]:
     """Return those that the server does not have."""
+    wanted = list(dict.fromkeys(roles))
+    if is_mysql(connection.dialect):
+        connection.exec_driver_sql(_NEVER_CREATES)
+        return [role for role in wanted if not _is_there(connection, role)]
     query = sa.text("SELECT rolname FROM pg_roles")
     known = set(connection.scalars(query))
-    return [role for role in dict.fromkeys(roles) if role not in known]
+    return [role for role in wanted if role not in known]
 
 
 def excess(connection: sa.Connection, role: str) -> list[str]:
-    """Return what a role that may only insert events may do to them beside that."""
+    """Return what a role that may only insert events may do to them beside that.
+
+    MariaDB tells it to those who may read its own tables of rights, and others nothing.
+    """
+    if is_mysql(connection.dialect):
+        name, host = _parts(role)
+        grantees = [f"'{name}'@'{each}'" for each in ([host] if host else ["", "%"])]
+        return list(connection.scalars(_EXCESS_MYSQL, {"grantees": grantees}))
     return list(connection.scalars(_EXCESS, {"role": role}))
+
+
+def _grants(rights: Mapping[str, tuple[str, ...]], name: str) -> Iterator[str]:
+    for relation, privileges in rights.items():
+        yield f"GRANT {', '.join(privileges)} ON {relation} TO {name}"
+
+
+def _account(role: str) -> str:
+    """Quote a user of MariaDB, with its host where that is given."""
+    quote = mysql.dialect().identifier_preparer.quote
+    # It doubles what the driver would take for a placeholder.
+    return "@".join(quote(part).replace("%%", "%") for part in _parts(role) if part)
+
+
+def _parts(role: str) -> tuple[str, str]:
+    name, at, host = role.rpartition("@")
+    return (name, host) if at else (role, "")
+
+
+def _is_there(connection: sa.Connection, role: str) -> bool:
+    """Tell whether a user is there, by a grant of nothing; few may read the table of users."""
+    statement = f"GRANT USAGE ON outbox_event TO {_account(role)}"
+    try:
+        connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
+    except DBAPIError as exc:
+        if mysql_number(exc) not in _NO_SUCH_USER:
+            raise
+        return False
+    return True

@@ -36,8 +36,9 @@ _TYPES: Final = {
     "data": "bytea",
     "headers": "jsonb",
 }
-_COLUMNS: Final = tuple(_TYPES)
-_INTO: Final = f"INSERT INTO outbox_event ({', '.join(_COLUMNS)})"
+COLUMNS: Final = tuple(_TYPES)
+"""What a producer may say of an event."""
+_INTO: Final = f"INSERT INTO outbox_event ({', '.join(COLUMNS)})"
 
 
 _RECORD: Final = ", ".join(f"{name} {type_}" for name, type_ in _TYPES.items())
@@ -45,7 +46,7 @@ _RECORD: Final = ", ".join(f"{name} {type_}" for name, type_ in _TYPES.items())
 # a list for each column. By way of text, because a driver that binds by type would want objects.
 _RECORDS: Final = f"{_INTO} SELECT * FROM json_to_recordset(%s::text::json) AS record ({_RECORD})"  # noqa: S608  # of the constants above
 _RECORDS_NUMBERED: Final = _RECORDS.replace("%s", "$1")
-_VALUES_SQLITE: Final = f"{_INTO} VALUES ({', '.join('?' * len(_COLUMNS))})"
+_VALUES_SQLITE: Final = f"{_INTO} VALUES ({', '.join('?' * len(COLUMNS))})"
 
 
 def insert(connection: sa.Connection, envelopes: Sequence[Envelope]) -> None:
@@ -109,7 +110,7 @@ def _record(envelope: Envelope) -> dict[str, Any]:
 
 
 def _fields(envelope: Envelope) -> dict[str, Any]:
-    """Return the columns of a row, in the order of `_COLUMNS`."""
+    """Return the columns of a row, in the order of `COLUMNS`."""
     return {
         "id": envelope.id,
         "source": envelope.source,

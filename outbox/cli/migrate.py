@@ -9,7 +9,7 @@ import typer
 from outbox import grants, migration, partitions
 from outbox.cli.errors import CommandLineError, FailedError
 from outbox.cli.invocation import Invocation, of
-from outbox.dialect import MYSQL
+from outbox.dialect import MYSQL, is_mysql
 from outbox.grants import Kind
 from outbox.settings import shown
 
@@ -35,7 +35,10 @@ def migrate(
     worker: Annotated[list[str] | None, _role("worker", "run workers")] = None,
     read: Annotated[list[str] | None, _role("read", "look at everything")] = None,
 ) -> None:
-    """Create the tables, or upgrade them; then give roles of PostgreSQL the rights they need."""
+    """Create the tables, or upgrade them; then give roles the rights that they need.
+
+    On MariaDB a ROLE is a user, `name` or `name@host`, or a role.
+    """
     run = of(context)
     roles: dict[Kind, list[str]] = {
         "app": app or [],
@@ -43,11 +46,9 @@ def migrate(
         "worker": worker or [],
         "read": read or [],
     }
-    if any(roles.values()) and run.settings.url.get_backend_name() != "postgresql":
+    if any(roles.values()) and run.settings.url.get_backend_name() not in {"postgresql", *MYSQL}:
         place = shown(run.settings.url)
         msg = f"{place} has no roles that `outbox migrate` knows: leave --grant-… out"
-        if run.settings.url.get_backend_name() in MYSQL:
-            msg += "; docs/guide/databases.md has the GRANTs for MariaDB"
         raise CommandLineError(msg)
     if partition_rows is not None and run.settings.url.get_backend_name() != "postgresql":
         place = shown(run.settings.url)
@@ -58,7 +59,7 @@ def migrate(
         raise CommandLineError(msg)
     if sql:
         migration.print_sql(run.settings.url)
-        for statement in _grants(roles):
+        for statement in _grants(run, roles):
             run.output.raw(f"{statement};\n")
         return
     _upgrade(run)
@@ -98,11 +99,14 @@ def _grant(run: Invocation, roles: dict[Kind, list[str]]) -> None:
         named = [role for names in roles.values() for role in names]
         missing = grants.missing_roles(connection, named)
         if missing:
-            msg = f"the server has no role {missing[0]!r}: make it first, by CREATE ROLE"
+            kind = "USER" if is_mysql(connection.dialect) else "ROLE"
+            msg = (
+                f"the server has no {kind.lower()} {missing[0]!r}: make it first, by CREATE {kind}"
+            )
             raise FailedError(msg)
-        for statement in _grants(roles):
-            connection.exec_driver_sql(statement)
-    for statement in _grants(roles):
+        for statement in _grants(run, roles):
+            connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
+    for statement in _grants(run, roles):
         if statement.startswith("GRANT"):
             run.output.line(statement)
     others = {role for kind in ("relay", "worker", "read") for role in roles[kind]}
@@ -112,15 +116,16 @@ def _grant(run: Invocation, roles: dict[Kind, list[str]]) -> None:
             if found:
                 run.output.line(
                     f"warning: {role} may also {', '.join(found)} on outbox_event, as its owner, as"
-                    " a member of another role or by an earlier grant",
+                    " a member of another role or by an earlier or a wider grant",
                     "yellow",
                 )
 
 
-def _grants(roles: dict[Kind, list[str]]) -> list[str]:
+def _grants(run: Invocation, roles: dict[Kind, list[str]]) -> list[str]:
+    dialect = run.settings.url.get_dialect()()
     return [
         statement
         for kind, names in roles.items()
         for role in names
-        for statement in grants.statements(kind, role)
+        for statement in grants.statements(kind, role, dialect)
     ]
