@@ -23,11 +23,11 @@ statements: Final = Statements()
 
 def drain_by_relay(*, url: str, name: str, route: Mapping[str, Any]) -> dict[str, float]:
     """Drain by the relay as an operator runs it; the clock starts before it connects."""
-    settings = _settings(url, name, route)
+    drainer = Relay(_settings(url, name, route))  # which imports what the route's transport needs
 
     def run() -> int:
         spare_collector()
-        summary = Relay(settings).run(until=Until.DRAINED).routes[name]
+        summary = drainer.run(until=Until.DRAINED).routes[name]
         if summary.error is not None:
             raise RuntimeError(summary.error)
         return summary.published

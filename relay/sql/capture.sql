@@ -19,6 +19,7 @@
 -- foreign: a row that is visible although its transaction is still to come was written elsewhere.
 -- Text is sent as the bytes that a broker takes, and so are times, in the one form that is cheap to
 --   make and depends on no setting of the session: to_char takes as long as all other columns together.
+--   Empty headers are left out by CASE: nullif would take a seventh of the server's time for a page.
 --
 -- Planner: whatever the statistics say, a page may touch nothing but its own ranges of the two indexes.
 --   A comparison of rows can be served by the index (transaction_id, seq) alone; ordered by `seq` with a
@@ -93,7 +94,7 @@ SELECT r.*
  CROSS JOIN LATERAL (
     SELECT seq, id::text, coalesce(source, %(source)s), type, version, subject, partition_key, topic,
            to_json(time AT TIME ZONE 'UTC')::text,
-           content_type, data, nullif(headers, '{}')::text
+           content_type, data, CASE WHEN headers <> '{}' THEN headers::text END
       FROM outbox_event
      WHERE outbox_event.seq = late.seq
     OFFSET 0
@@ -105,7 +106,7 @@ UNION ALL
       FROM (
         SELECT seq, id::text, coalesce(source, %(source)s), type, version, subject, partition_key, topic,
                to_json(time AT TIME ZONE 'UTC')::text,
-               content_type, data, nullif(headers, '{}')::text
+               content_type, data, CASE WHEN headers <> '{}' THEN headers::text END
           FROM outbox_event
          WHERE seq > %(floor)s::bigint
          ORDER BY seq

@@ -294,8 +294,11 @@ def _begin(producer: Any) -> None:
         raise _doubt(error) if error.code() in FENCED else transient(error) from exc
 
 
-def _open(page: Page) -> list[int]:
-    return [index for index in range(len(page.rows)) if not page.is_settled(index)]
+def _open(page: Page) -> Sequence[int]:
+    indexes = range(len(page.rows))
+    if not page.failed_count:
+        return indexes
+    return [index for index in indexes if not page.is_settled(index)]
 
 
 def _held() -> HeldBackError:
