@@ -149,13 +149,13 @@ def test_a_database_that_does_not_answer_fails_and_routes_are_still_checked(
     assert done.stderr == "error: 1 check failed: database\n"
 
 
-@pytest.mark.parametrize("kind", ["postgres", "sqlite"])
+@pytest.mark.parametrize("kind", ["postgres", "mariadb", "sqlite"])
 def test_missing_tables_fail(
     program: Program, kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     url = f"sqlite:///{tmp_path / 'empty.db'}"
-    if kind == "postgres":
-        url = request.getfixturevalue("postgres_empty_url")
+    if kind != "sqlite":
+        url = request.getfixturevalue(f"{kind}_empty_url")
     done = program.call("doctor", OUTBOX_DATABASE_URL=url)
     assert done.returncode == 1
     assert states(done)["tables"] == "failed"
