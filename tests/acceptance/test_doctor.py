@@ -110,6 +110,28 @@ def test_a_user_of_mariadb_without_rights_is_told_what_to_do(
     assert "sesame" not in done.stdout + done.stderr
 
 
+def test_the_rights_that_a_user_of_mariadb_lacks_are_told_as_grants_that_are_enough(
+    program: Program, mariadb_url: str
+) -> None:
+    url = sa.make_url(mariadb_url)
+    user = f"u{url.database}"[:30]
+    administer(url, f"CREATE USER {user} IDENTIFIED BY 'sesame'")
+    try:
+        assert program.call("migrate", "--grant-read", user, OUTBOX_DATABASE_URL=mariadb_url)
+        text = url.set(username=user, password="sesame").render_as_string(hide_password=False)
+        done = program.call("doctor", "--json", OUTBOX_DATABASE_URL=text)
+        assert done.returncode == 1
+        rights = checks(done)["rights"]
+        assert rights["state"] == "failed"
+        assert "DELETE outbox_event, " in rights["found"]
+        administer(url, *rights["advice"].replace("this user", user).split("; "))
+        done = program.call("doctor", "--json", OUTBOX_DATABASE_URL=text)
+    finally:
+        administer(url, f"DROP USER {user}")
+    assert done.returncode == 0, done.stdout
+    assert checks(done)["rights"]["state"] == "ok"
+
+
 def test_all_is_well_on_sqlite(program: Program, sqlite_url: str) -> None:
     done = program.call("doctor", OUTBOX_DATABASE_URL=sqlite_url)
     assert done.returncode == 0
