@@ -117,7 +117,8 @@ def test_the_rights_that_a_user_of_mariadb_lacks_are_told_as_grants_that_are_eno
     user = f"u{url.database}"[:30]
     administer(url, f"CREATE USER {user} IDENTIFIED BY 'sesame'")
     try:
-        assert program.call("migrate", "--grant-read", user, OUTBOX_DATABASE_URL=mariadb_url)
+        done = program.call("migrate", "--grant-read", user, OUTBOX_DATABASE_URL=mariadb_url)
+        assert done.returncode == 0, done.stderr
         text = url.set(username=user, password="sesame").render_as_string(hide_password=False)
         done = program.call("doctor", "--json", OUTBOX_DATABASE_URL=text)
         assert done.returncode == 1
