@@ -31,7 +31,9 @@ MISSING_NUMBERS: Final = frozenset({1054, 1146})
 """There is no such column or table."""
 DENIED_NUMBERS: Final = frozenset({1044, 1142, 1143, 1227, 1370})
 """A right is missing."""
-REFUSED_NUMBERS: Final = DENIED_NUMBERS | {1045, 1049, 1698}
+NO_DATABASE_NUMBERS: Final = frozenset({1046, 1049})
+"""None was named, or there is none of that name."""
+REFUSED_NUMBERS: Final = DENIED_NUMBERS | NO_DATABASE_NUMBERS | {1045, 1698}
 """A right, a password or a database is missing."""
 
 

@@ -9,12 +9,13 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
 from outbox import clock, migration, table
+from outbox.dialect import DENIED_NUMBERS, is_mysql, mysql_number
 from outbox.errors import ConfigurationError, OutboxError
-from outbox.grants import RIGHTS
+from outbox.grants import RIGHTS, RIGHTS_MYSQL
 from outbox.settings import shown
 from outbox.transports import transport_of
 from relay.capture import open_capture
-from relay.database import transaction
+from relay.database import errors, transaction
 from relay.finding import Finding
 from relay.selfcheck import SQL, look
 
@@ -25,6 +26,13 @@ if TYPE_CHECKING:
 
 CLOCK_SECONDS: Final = 2.0
 """A difference of clocks that people notice."""
+
+_ON_NO_ROW: Final = {
+    "SELECT": "SELECT {column} FROM {table} WHERE FALSE",
+    "INSERT": "INSERT INTO {table} ({column}) SELECT NULL FROM DUAL WHERE FALSE",
+    "UPDATE": "UPDATE {table} SET {column} = NULL WHERE FALSE",
+    "DELETE": "DELETE FROM {table} WHERE FALSE",
+}
 
 
 def examine(settings: Settings, engine: sa.Engine) -> Iterator[Finding]:
@@ -110,8 +118,25 @@ def _tables(engine: sa.Engine) -> Finding:
 
 
 def _rights(engine: sa.Engine) -> Finding:
-    if engine.dialect.name != "postgresql":
-        return Finding("rights", "ok", "they are looked at on PostgreSQL only")
+    if engine.dialect.name == "postgresql":
+        who, lacking = "role", _lacking(engine)
+    elif is_mysql(engine.dialect):
+        who, lacking = "user", _lacking_mysql(engine)
+    else:
+        return Finding("rights", "ok", "those of the file")
+    if not lacking:
+        return Finding("rights", "ok", f"the {who} may do all that the relay does")
+    grants = [f"GRANT {', '.join(names)} ON {relation}" for relation, names in lacking.items()]
+    return Finding(
+        "rights",
+        "failed",
+        f"the {who} may not " + ", ".join(f"{'/'.join(n)} {r}" for r, n in lacking.items()),
+        "; ".join(f"{grant} TO this {who}" for grant in grants),
+    )
+
+
+def _lacking(engine: sa.Engine) -> dict[str, list[str]]:
+    """Return what the role lacks, by relation."""
     needed = [
         (relation, privilege)
         for relation, privileges in RIGHTS["relay"].items()
@@ -119,19 +144,31 @@ def _rights(engine: sa.Engine) -> Finding:
     ]
     relations, privileges = map(list, zip(*needed, strict=True))
     parameters = {"relations": relations, "privileges": privileges}
+    lacking: dict[str, list[str]] = {}
     with transaction(engine) as connection:
-        lacking: dict[str, list[str]] = {}
         for relation, privilege in connection.exec_driver_sql(SQL["rights"], parameters):
             lacking.setdefault(relation, []).append(privilege)
-    if not lacking:
-        return Finding("rights", "ok", "the role may do all that the relay does")
-    grants = [f"GRANT {', '.join(names)} ON {relation}" for relation, names in lacking.items()]
-    return Finding(
-        "rights",
-        "failed",
-        "the role may not " + ", ".join(f"{'/'.join(n)} {r}" for r, n in lacking.items()),
-        "; ".join(f"{grant} TO this role" for grant in grants),
-    )
+    return lacking
+
+
+def _lacking_mysql(engine: sa.Engine) -> dict[str, list[str]]:
+    """Return what the user lacks, by table; tried on no row, as grants are of many kinds.
+
+    MariaDB looks at the right before it looks at the rows, or at anything else.
+    """
+    lacking: dict[str, list[str]] = {}
+    with errors(engine), engine.connect() as connection:
+        for name, privileges in RIGHTS_MYSQL["relay"].items():
+            column = next(iter(table.metadata.tables[name].columns)).name
+            for privilege in privileges:
+                statement = _ON_NO_ROW[privilege].format(table=name, column=column)
+                try:
+                    connection.exec_driver_sql(statement)
+                except DBAPIError as exc:
+                    if mysql_number(exc) in DENIED_NUMBERS:
+                        lacking.setdefault(name, []).append(privilege)
+        connection.rollback()
+    return lacking
 
 
 def _capture(engine: sa.Engine) -> Finding:

@@ -23,6 +23,7 @@ from outbox.cli.output import visible
 from outbox.dialect import (
     DENIED_NUMBERS,
     MISSING_NUMBERS,
+    NO_DATABASE_NUMBERS,
     OUTAGE_NUMBERS,
     REFUSED_NUMBERS,
     mysql_number,
@@ -132,6 +133,9 @@ def _mysql(error: DBAPIError, number: int, place: str) -> Problem:
         return Problem(TABLES_MISSING)
     if number in DENIED_NUMBERS:
         return Problem(f"{place} refuses this: {reason}; GRANT its user what is missing")
+    if number in NO_DATABASE_NUMBERS:
+        advice = "correct database_url, or make the database by CREATE DATABASE"
+        return Problem(f"cannot use {place}: {reason}; {advice}")
     if number in REFUSED_NUMBERS | OUTAGE_NUMBERS:
         return Problem(f"cannot use {place}: {reason}; check database_url and the server")
     return Problem(f"{place} reports: {reason}")

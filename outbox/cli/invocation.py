@@ -139,3 +139,6 @@ def _check_driver(url: sa.URL) -> None:
         # Its time-outs and limits would not be set, and a relay that hangs would keep its locks.
         msg = f"database_url has the driver {url.get_driver_name()}; write mariadb+pymysql://…"
         raise CommandLineError(msg)
+    if url.get_backend_name() in MYSQL and not url.database:
+        msg = f"database_url names no database; write {url.drivername}://user@host/database"
+        raise CommandLineError(msg)

@@ -106,7 +106,7 @@ class PortablePosition:
         return {
             "kind": PORTABLE,
             "floor": self.floor,
-            "gaps": self.gaps,
+            "gaps": [list(gap) for gap in self.gaps],
             "server": _server_to_json(self.server),
         }
 

@@ -128,16 +128,20 @@ def test_tables_fit_a_terminal_of_80_columns(tmp_path: Path, sqlite_url: str) ->
         assert max(len(line) for line in plain.splitlines()) <= 80, plain
 
 
-def test_tail_prints_what_commits_late_as_well(tmp_path: Path, postgres_url: str) -> None:
-    program = at(tmp_path, postgres_url)
-    engine = sa.create_engine(postgres_url)
+@pytest.mark.parametrize("kind", ["postgres", "mariadb"])
+def test_tail_prints_what_commits_late_as_well(
+    tmp_path: Path, kind: str, request: pytest.FixtureRequest
+) -> None:
+    url: str = request.getfixturevalue(f"{kind}_url")
+    program = at(tmp_path, url)
+    engine = sa.create_engine(url)
     with engine.connect() as slow, program.start("events", "tail", "--json", "--key", "k") as tail:
         assert tail.stdout is not None
         while not select.select([tail.stdout], [], [], 0.1)[0]:
-            insert(postgres_url, partition_key="k")
+            insert(url, partition_key="k")
         row = {"type": "late", "partition_key": "k", "data": b"{}"}
         slow.execute(sa.insert(outbox_event), row)
-        last = insert(postgres_url, partition_key="k", type="first")
+        last = insert(url, partition_key="k", type="first")
         events = (json.loads(line) for line in tail.stdout)
         assert next(event for event in events if event["type"] == "first")["sequence"] == str(
             last[0]

@@ -108,6 +108,9 @@ def test_a_list_in_the_environment_that_is_no_json_is_told_how_to_write(settled:
         (f"postgress://app:{PASSWORD}@host/shop", "a database that SQLAlchemy does not know"),
         (f"postgresql+psycopg2://app:{PASSWORD}@host/shop", "the driver 'psycopg2', which is not"),
         (f"postgresql+asyncpg://app:{PASSWORD}@host/shop", "the async driver postgresql+asyncpg"),
+        (f"mariadb://app:{PASSWORD}@host/shop", "write mariadb+pymysql://"),
+        (f"mariadb+asyncmy://app:{PASSWORD}@host/shop", "the async driver mariadb+asyncmy"),
+        (f"mariadb+pymysql://app:{PASSWORD}@host", "write mariadb+pymysql://user@host/database"),
     ],
 )
 def test_a_wrong_database_url_is_told_without_its_password(
@@ -129,13 +132,30 @@ def test_a_wrong_database_url_is_told_without_its_password(
     ],
     ids=" ".join,
 )
+@pytest.mark.parametrize("driver", ["postgresql+psycopg", "mariadb+pymysql"])
 def test_a_database_that_is_down_is_named_without_its_password(
-    program: Program, arguments: list[str]
+    program: Program, driver: str, arguments: list[str]
 ) -> None:
-    url = f"postgresql+psycopg://app:{PASSWORD}@{NOWHERE}/shop"
+    url = f"{driver}://app:{PASSWORD}@{NOWHERE}/shop"
     found = sentence(program.call(*arguments, OUTBOX_DATABASE_URL=url, **KAFKA), 1)
     assert "Connection refused" in found
-    assert "postgresql+psycopg://app:***@127.0.0.1:9/shop" in found or "127.0.0.1" in found
+    assert f"{driver}://app:***@127.0.0.1:9/shop" in found or "127.0.0.1" in found
+
+
+@pytest.mark.parametrize("arguments", [["status"], ["migrate"], ["relay"], ["events", "list"]])
+def test_what_a_server_of_mariadb_refuses_is_told_with_what_to_do(
+    program: Program, arguments: list[str], mariadb_empty_url: str
+) -> None:
+    url = sa.make_url(mariadb_empty_url)
+    for wrong, words in (
+        (url.set(username="nobody-here", password=PASSWORD), "nobody-here"),
+        (url.set(database="no_such_shop"), "no_such_shop"),
+    ):
+        text = wrong.render_as_string(hide_password=False)
+        found = sentence(program.call(*arguments, OUTBOX_DATABASE_URL=text, **KAFKA), 1)
+        assert words in found
+        assert f"{wrong.host}:{wrong.port}" in found
+        assert "database_url" in found
 
 
 def test_a_wrong_password_is_not_printed(program: Program, postgres_url: str) -> None:
@@ -160,13 +180,13 @@ def test_a_wrong_password_is_not_printed(program: Program, postgres_url: str) ->
     ],
     ids=" ".join,
 )
-@pytest.mark.parametrize("database", ["sqlite", "postgres"])
+@pytest.mark.parametrize("database", ["sqlite", "postgres", "mariadb"])
 def test_missing_tables_are_told_with_the_command_that_makes_them(
     program: Program, arguments: list[str], database: str, request: pytest.FixtureRequest
 ) -> None:
     url = f"sqlite:///{program.folder / 'empty.db'}"
-    if database == "postgres":
-        url = request.getfixturevalue("postgres_empty_url")
+    if database != "sqlite":
+        url = request.getfixturevalue(f"{database}_empty_url")
     found = sentence(program.call(*arguments, OUTBOX_DATABASE_URL=url, **KAFKA), 1)
     assert "`outbox migrate`" in found
 

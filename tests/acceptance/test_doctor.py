@@ -110,6 +110,29 @@ def test_a_user_of_mariadb_without_rights_is_told_what_to_do(
     assert "sesame" not in done.stdout + done.stderr
 
 
+def test_the_rights_that_a_user_of_mariadb_lacks_are_told_as_grants_that_are_enough(
+    program: Program, mariadb_url: str
+) -> None:
+    url = sa.make_url(mariadb_url)
+    user = f"u{url.database}"[:30]
+    administer(url, f"CREATE USER {user} IDENTIFIED BY 'sesame'")
+    try:
+        done = program.call("migrate", "--grant-read", user, OUTBOX_DATABASE_URL=mariadb_url)
+        assert done.returncode == 0, done.stderr
+        text = url.set(username=user, password="sesame").render_as_string(hide_password=False)
+        done = program.call("doctor", "--json", OUTBOX_DATABASE_URL=text)
+        assert done.returncode == 1
+        rights = checks(done)["rights"]
+        assert rights["state"] == "failed"
+        assert "DELETE outbox_event, " in rights["found"]
+        administer(url, *rights["advice"].replace("this user", user).split("; "))
+        done = program.call("doctor", "--json", OUTBOX_DATABASE_URL=text)
+    finally:
+        administer(url, f"DROP USER {user}")
+    assert done.returncode == 0, done.stdout
+    assert checks(done)["rights"]["state"] == "ok"
+
+
 def test_all_is_well_on_sqlite(program: Program, sqlite_url: str) -> None:
     done = program.call("doctor", OUTBOX_DATABASE_URL=sqlite_url)
     assert done.returncode == 0
@@ -149,13 +172,13 @@ def test_a_database_that_does_not_answer_fails_and_routes_are_still_checked(
     assert done.stderr == "error: 1 check failed: database\n"
 
 
-@pytest.mark.parametrize("kind", ["postgres", "sqlite"])
+@pytest.mark.parametrize("kind", ["postgres", "mariadb", "sqlite"])
 def test_missing_tables_fail(
     program: Program, kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     url = f"sqlite:///{tmp_path / 'empty.db'}"
-    if kind == "postgres":
-        url = request.getfixturevalue("postgres_empty_url")
+    if kind != "sqlite":
+        url = request.getfixturevalue(f"{kind}_empty_url")
     done = program.call("doctor", OUTBOX_DATABASE_URL=url)
     assert done.returncode == 1
     assert states(done)["tables"] == "failed"

@@ -123,6 +123,18 @@ def test_each_committed_event_has_one_effect_in_order(
     expect_perfect(counts, at_least=8_000)
 
 
+@pytest.mark.timeout(600)
+def test_the_same_holds_on_mariadb(
+    mariadb_engine: sa.Engine,
+    broker: KafkaServer,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    counts = run(Load(1_000, 1, 1, 20, 3, 300), mariadb_engine, broker, tmp_path)
+    show(counts, capsys)
+    expect_perfect(counts, at_least=1_000)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_each_of_a_hundred_thousand_committed_events_has_one_effect_in_order(

@@ -158,6 +158,7 @@ def test_a_lock_that_another_holds_is_waited_for_ten_seconds_at_most(
         (2013, DatabaseUnavailableError, "does not answer: the reason"),
         (1044, ConfigurationError, "GRANT the user what is missing"),
         (1045, ConfigurationError, "correct the user, the password"),
+        (1046, ConfigurationError, "the database in database_url"),
         (1049, ConfigurationError, "the database in database_url"),
         (1142, ConfigurationError, "GRANT the user what is missing"),
         (1054, ConfigurationError, "run `outbox migrate`"),

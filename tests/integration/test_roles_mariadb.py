@@ -206,11 +206,12 @@ def test_a_user_that_is_not_there_is_not_made_and_nothing_changes(
     """Whatever the server is set to do with a GRANT to nobody."""
     url = users.url.update_query_dict({"init_command": f"SET sql_mode = '{mode}'"})
     given = url.render_as_string(hide_password=False)
-    arguments = [*users.options(), "--grant-read", "no`body@10.%"]
+    nobody = f"no`body{users.suffix}@10.%"
+    arguments = [*users.options(), "--grant-read", nobody]
     done = program.call("migrate", *arguments, OUTBOX_DATABASE_URL=given)
     assert (done.returncode, done.stderr) == (
         1,
-        "error: the server has no user 'no`body@10.%': make it first, by CREATE USER\n",
+        f"error: the server has no user {nobody!r}: make it first, by CREATE USER\n",
     )
     with pytest.raises(sa.exc.DBAPIError) as caught, users("app").connect():
         pass

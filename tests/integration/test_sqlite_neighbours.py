@@ -309,7 +309,8 @@ def test_the_same_holds_for_asyncio(sqlite_url: str) -> None:
 
 def as_the_page_says(url: str, engine: sa.Engine | None = None) -> dict[str, Any]:
     """Run the page's own lines, on another file or for an engine that is there."""
-    (code,) = re.findall(r"```python\n(.*?BEGIN IMMEDIATE.*?)```", PAGE.read_text(), re.DOTALL)
+    section = PAGE.read_text().partition("\n## SQLite\n")[2]
+    (code,) = re.findall(r"```python\n(.*?BEGIN IMMEDIATE.*?)```", section, re.DOTALL)
     assert 'sa.create_engine("sqlite:///shop.db")' in code
     if engine is not None:
         code = code.replace('sa.create_engine("sqlite:///shop.db")', "given")

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -20,6 +20,10 @@ from relay.capture.position import (
     read_snapshot,
     rewind,
 )
+from relay.progress import Mark, Progress, read_progress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 SERVER = Server("7711492834830054049", "87e8f70e-4af7-4399-a08f-981d999d35d9")
 PLAIN = SnapshotPosition(7, "10:12:10", None, SERVER)
@@ -27,17 +31,22 @@ PORTABLE = PortablePosition(9, (Gap(2, 4, 1_790_000_000), Gap(7, 7, 1_790_000_00
 PASSING = SnapshotPosition(7, "10:12:10,11", LatePass("12:12:", (10, 11), cursor=3), SERVER)
 
 
-@pytest.mark.parametrize("position", [PLAIN, PASSING])
-def test_a_position_survives_json(position: SnapshotPosition) -> None:
-    assert read_snapshot(json.loads(json.dumps(position.to_json()))) == position
-
-
-def test_a_serial_position_survives_json() -> None:
-    assert read_serial(json.loads(json.dumps(SerialPosition(3).to_json()))) == SerialPosition(3)
-
-
-def test_a_portable_position_survives_json() -> None:
-    assert read_portable(json.loads(json.dumps(PORTABLE.to_json()))) == PORTABLE
+@pytest.mark.parametrize(
+    ("position", "read"),
+    [
+        (PLAIN, read_snapshot),
+        (PASSING, read_snapshot),
+        (PORTABLE, read_portable),
+        (SerialPosition(3), read_serial),
+    ],
+)
+def test_a_position_survives_a_checkpoint_and_a_record_of_the_broker(
+    position: Any, read: Callable[[Any], Any]
+) -> None:
+    """By the writer of JSON of each: the broker's takes plain lists and numbers alone."""
+    assert read(json.loads(json.dumps(position.to_json()))) == position
+    progress = Progress(Mark("lineage", 1, 2), position.to_json())
+    assert read(read_progress(progress.to_bytes()).position) == position
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,7 @@ def test_the_database_errors_are_told_apart_by_their_codes(
         (1146, "run `outbox migrate`"),
         (1054, "run `outbox migrate`"),
         (1142, "refuses this: the reason; GRANT its user what is missing"),
+        (1049, "make the database by CREATE DATABASE"),
         (1045, "cannot use mariadb+pymysql://app:***@host/shop: the reason; check database_url"),
         (2003, "cannot use mariadb+pymysql://app:***@host/shop: the reason; check database_url"),
         (1406, "reports: the reason"),
