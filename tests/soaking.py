@@ -23,13 +23,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 from pydantic import BaseModel
 
 import outbox
 from outbox.table import outbox_checkpoint, outbox_event
 from tests import killed_relay
+from tests.arriving import read_all
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -264,34 +264,7 @@ class Fleet:
 
     def arrived(self, route: str, isolation: str = "read_committed") -> dict[str, list[str]]:
         """Ids that a new consumer reads from the beginning to the end, by key, in order."""
-        topic, bootstrap_servers = self._topics[route], self.bootstrap_servers
-        return read_all(bootstrap_servers, topic, isolation)
-
-
-def read_all(bootstrap_servers: str, topic: str, isolation: str) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = defaultdict(list)
-    consumer = Consumer(
-        {
-            "bootstrap.servers": bootstrap_servers,
-            "group.id": uuid.uuid4().hex,
-            "enable.auto.commit": False,
-            "isolation.level": isolation,
-            "enable.partition.eof": True,
-        }
-    )
-    partitions = [TopicPartition(topic, number, 0) for number in range(PARTITIONS)]
-    ends = {p.partition: consumer.get_watermark_offsets(p, timeout=30)[1] for p in partitions}
-    consumer.assign(partitions)
-    while ends:
-        message = consumer.poll(30)
-        assert message is not None, "a transaction was left open"
-        if message.error() is None:
-            headers: Any = dict(message.headers() or [])
-            found[(message.key() or b"").decode()].append(headers["ce_id"].decode())
-        elif (message.offset() or 0) >= ends.get(message.partition() or 0, 0):
-            ends.pop(message.partition() or 0, None)
-    consumer.close()
-    return dict(found)
+        return read_all(self.bootstrap_servers, self._topics[route], isolation)
 
 
 @dataclass(frozen=True)
