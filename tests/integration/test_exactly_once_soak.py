@@ -153,6 +153,24 @@ def test_kills_at_each_step_neither_lose_nor_repeat_nor_reorder_anything(
     expect_each_once(result)
 
 
+@pytest.mark.parametrize(("step", "relay_count"), [("flush", 2), ("commit", 3)])
+def test_a_relay_that_was_frozen_longer_than_its_lease_is_turned_away_and_stands_by(
+    postgres_engine: sa.Engine, kafka_server: str, tmp_path: Path, step: str, relay_count: int
+) -> None:
+    """Of two or three relays, all but the last are frozen with a transaction in their hands."""
+    deeds, load = Deeds(), Load(postgres_engine)
+    with ExitStack() as stack:
+        fleet = Fleet(postgres_engine, kafka_server, "exactly-once", tmp_path)
+        stack.callback(fleet.close)
+        fleet.add("kafka")
+        with load.running():
+            freeze_at(fleet, "kafka", step, relay_count, deeds)
+        settle(fleet, ["kafka"])
+        committed = load.committed()
+        assert deeds.zombies.total() == relay_count - 1
+        assert fleet.arrived("kafka") == committed
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_hundreds_of_kills_neither_lose_nor_repeat_nor_reorder_anything(
