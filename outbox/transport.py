@@ -85,7 +85,8 @@ class TransactionalPublisher(Publisher, Protocol):
     def publish_with(self, batch: Sequence[Envelope], progress: bytes, /) -> Sequence[Outcome]:
         """Store a batch and its progress together: all outcomes are `Published`, or none is.
 
-        Where none is, those that can never be stored are `Dead`, and all others are `Retry`.
+        Where none is, those that can never be stored are `Dead`, and all others are `Retry`. All
+        are `HeldBackError` where it is not known which one is at fault: fewer at once tell.
         Raises `InDoubtError` where it is not known which: `take_over` tells by the progress
         that it returns. Otherwise as `publish`.
         """

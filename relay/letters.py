@@ -39,11 +39,11 @@ class Letters:
         self,
         engine: sa.Engine,
         route: str,
-        limit: int,
+        limit: Callable[[], int],
         publish: Callable[[Sequence[Envelope], Sequence[int]], Sequence[Outcome]],
         guarded: Callable[[], AbstractContextManager[sa.Connection]],
     ) -> None:
-        """Publish at most `limit` at once; `guarded` opens a transaction of the lease's holder.
+        """Publish at most `limit()` at once; `guarded` opens a transaction of the lease's holder.
 
         `publish` takes the events, and the ids of the letters that they come from.
         """
@@ -104,7 +104,7 @@ class Letters:
                 return []
             self.blocked = self._blocked_keys(connection)
             return dead_letter.ready(
-                connection, "relay", self._route, self._limit, heads_only=False
+                connection, "relay", self._route, self._limit(), heads_only=False
             )
 
     def _replay(self, letters: Sequence[Letter]) -> plan.Replayed:

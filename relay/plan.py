@@ -6,7 +6,8 @@
             settled      parked                            └▶ dead, and its key is blocked
 
 A page is worked off in rounds: each publishes what is left of it, in order. Everything before the
-first event that is left, or that a letter is still to be written for, is settled.
+first event that is left, or that a letter is still to be written for, is settled. Where a round is
+too much for the broker, the page is split, and its parts are worked off one after the other.
 """
 
 from __future__ import annotations
@@ -103,19 +104,54 @@ class Work:
 
 def begin(events: Rows, chosen: Sequence[int], blocked: AbstractSet[bytes]) -> Work:
     """Start with a page: park the events of blocked keys."""
-    rest = events.pick(chosen)
-    work = Work(len(events), chosen, rest)
-    if not blocked or not rest.any_key_in(blocked):
+    return park(Work(len(events), chosen, events.pick(chosen)), blocked)
+
+
+def park(work: Work, blocked: AbstractSet[bytes]) -> Work:
+    """Set the events of blocked keys aside."""
+    events = work.events
+    if not blocked or not events.any_key_in(blocked):
         return work
-    keys = rest.keys()
+    keys = events.keys()
     kept = [place for place, key in enumerate(keys) if key not in blocked]
-    parked = [place for place, key in enumerate(keys) if key in blocked]
+    parked = [
+        _parked(work.indexes[place], events[place])
+        for place, key in enumerate(keys)
+        if key in blocked
+    ]
     return replace(
         work,
-        indexes=[chosen[place] for place in kept],
-        events=rest.pick(kept),
-        set_aside=tuple(_parked(chosen[place], rest[place]) for place in parked),
+        indexes=[work.indexes[place] for place in kept],
+        events=events.pick(kept),
+        set_aside=_by_index(*work.set_aside, *parked),
     )
+
+
+def split(work: Work, count: int) -> tuple[Work, Work]:
+    """Cut what is left in two, before its event at `count`.
+
+    Once the first part is done, the keys that it blocked have to be parked in the second one.
+    """
+    cut = work.indexes[count]
+    before = tuple(item for item in work.set_aside if item.index < cut)
+    behind = tuple(item for item in work.set_aside if item.index >= cut)
+    first = replace(
+        work,
+        total=cut,
+        indexes=work.indexes[:count],
+        events=work.events[:count],
+        set_aside=before,
+        blocked=work.blocked & _keys(before),
+    )
+    rest = replace(
+        work,
+        indexes=work.indexes[count:],
+        events=work.events[count:],
+        set_aside=behind,
+        blocked=work.blocked & _keys(behind),
+        published_count=0,
+    )
+    return first, rest
 
 
 def after(work: Work, outcomes: Sequence[Outcome], on_dead: OnDead) -> Work:
@@ -165,7 +201,7 @@ def _sort_out(work: Work, outcomes: Sequence[Outcome], on_dead: OnDead) -> Work:
         total=work.total,
         indexes=[work.indexes[place] for place in again],
         events=events.pick(again),
-        set_aside=tuple(sorted((*work.set_aside, *aside), key=lambda item: item.index)),
+        set_aside=_by_index(*work.set_aside, *aside),
         blocked=work.blocked | dead_keys if on_dead == "park_key" else work.blocked,
         published_count=work.published_count + settled,
         error=_cause(errors, has_progressed=settled > 0 or bool(aside)),
@@ -228,6 +264,15 @@ def _gravest(
             if isinstance(error, kind):
                 return error
     return errors[0] if errors else None
+
+
+def _by_index(*items: SetAside) -> tuple[SetAside, ...]:
+    return tuple(sorted(items, key=lambda item: item.index))
+
+
+def _keys(items: Sequence[SetAside]) -> set[bytes]:
+    keys = {item.envelope.partition_key for item in items}
+    return {key.encode() for key in keys if key is not None}
 
 
 def _parked(index: int, envelope: Envelope) -> SetAside:

@@ -20,10 +20,12 @@ from outbox.dead_letter import Failure
 from outbox.errors import (
     CaptureRestartedError,
     DatabaseUnavailableError,
+    HeldBackError,
     LeaseLostError,
     OutboxError,
 )
 from outbox.rows import Rows
+from outbox.transport import PUBLISHED
 from outbox.transports import transport_of
 from relay import plan
 from relay.capture import open_capture
@@ -57,6 +59,8 @@ SLACK_SHARE: Final = 0.1
 """The part of a lease that has to be left over after it."""
 PASSING: Final = (LeaseLostError, CaptureRestartedError, DatabaseUnavailableError)
 """What ends a term and is no fault of the route."""
+MAX_PORTION: Final = 50_000
+"""Events that a round publishes at most; no page is larger."""
 TRUST_SECONDS: Final = 0.02
 """How often a publisher that may not act looks whether it may again."""
 
@@ -103,6 +107,7 @@ class Term:
         self._filter = plan.TypeFilter(settings.types)
         self._stall = self._new_stall(self._report)
         self._reader: Reader | None = None
+        self._portion = MAX_PORTION
 
     def ring(self) -> None:
         """Let an idle reader read at once; from any thread, at any moment of the term."""
@@ -148,7 +153,7 @@ class Term:
         self._letters = Letters(
             self._engine,
             self._route,
-            self._settings.page_size,
+            lambda: min(self._portion, self._settings.page_size),
             self._publish_again,
             self._checkpoint.guarded,
         )
@@ -237,14 +242,23 @@ class Term:
             self._settle(position, soon=False)
             return
         blocked = set() if self._settings.on_dead == "skip" else self._letters.blocked
-        work = plan.begin(batch.events, self._filter.select(batch.events), blocked)
-        while not work.is_done:
-            work = self._round(work, batch, position)
-        if work.set_aside:
-            self._set_aside(work, position)
-        self._settle(position)
+        parts = [plan.begin(batch.events, self._filter.select(batch.events), blocked)]
+        while parts:
+            work = parts.pop()
+            if len(work.events) > self._portion:
+                first, rest = plan.split(work, self._portion)
+                parts += [rest, first]
+            elif not work.is_done:
+                parts.append(self._round(work, batch))
+            else:
+                position = batch.position(work.total if parts else None)
+                if work.set_aside:
+                    self._set_aside(work, position)
+                self._settle(position)
+                parts = [plan.park(part, work.blocked) for part in parts]
 
-    def _round(self, work: plan.Work, batch: Group, position: Position) -> plan.Work:
+    def _round(self, work: plan.Work, batch: Group) -> plan.Work:
+        position = batch.position(None if work.total == len(batch.events) else work.total)
         before = work.published_count
         aside = [
             Aside(item.envelope.sequence or 0, item.status, item.reason) for item in work.set_aside
@@ -256,20 +270,36 @@ class Term:
             self._reader.wakeup.pace.published(time.monotonic() - started)
         work = plan.after(work, outcomes, self._settings.on_dead)
         self._counts.published += work.published_count - before
+        self._adjust(len(outcomes), work.published_count - before)
         if not work.is_done:
             self._checkpoint.settle(batch.position(work.settled_count))
             if work.published_count > before:
                 self._patience.progressed()
-            if work.error is not None:
+            # Nothing is to be waited for where fewer of them tell which one is at fault.
+            is_search = isinstance(work.error, HeldBackError) and len(outcomes) > 1
+            if work.error is not None and not is_search:
                 self._stall.wait(work.error)
         return work
+
+    def _adjust(self, count: int, published_count: int) -> None:
+        """Let the next round take half as much where nothing was published, until all is again.
+
+        A transaction with more than the broker takes in time would fail for ever; and where it
+        does not say which event it refuses, fewer at once tell.
+        """
+        if published_count == 0:
+            self._portion = max(1, count // 2)
+        elif published_count == count:
+            self._portion = min(MAX_PORTION, self._portion * 2)
 
     def _publish_again(
         self, envelopes: Sequence[Envelope], letters: Sequence[int]
     ) -> Sequence[Outcome]:
         """Publish events of dead letters, which moves the route nowhere."""
         self._await_trust()
-        return self._guarantee.publish(Rows.of(envelopes), self._position, letters=letters)
+        outcomes = self._guarantee.publish(Rows.of(envelopes), self._position, letters=letters)
+        self._adjust(len(outcomes), outcomes.count(PUBLISHED))
+        return outcomes
 
     def _await_trust(self) -> None:
         """Wait until the lease can be trusted until the end of a publish."""

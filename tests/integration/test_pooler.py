@@ -42,6 +42,7 @@ from tests.integration.consuming import (
     letters,
     write,
 )
+from tests.once import ROUTE, World
 from tests.sessions import many_sessions
 from tests.waiting import eventually
 from tools.servers import pgbouncer
@@ -146,6 +147,21 @@ def test_what_is_emitted_through_a_pooler_is_relayed_and_handled_through_it_once
     publisher._engine.dispose()
     assert isinstance(consumer.engine, sa.Engine)
     consumer.engine.dispose()
+
+
+def test_a_relay_that_is_killed_behind_a_pooler_repeats_nothing_on_kafka(
+    pooled_url: str, pooled_engine: sa.Engine, kafka_server: str
+) -> None:
+    """Leases, positions and what is recorded at the broker, on sessions lent for a transaction."""
+    world = World(pooled_engine, kafka_server)
+    world.create()
+    with many_sessions(pooled_url):
+        for step in ("commit", "settle"):
+            world.emit(*"abcabcab" * 50)
+            world.run_and_die(step, page_size=100)
+        world.emit(*"abc" * 50)
+        assert Relay(world.settings()).run(until=Until.DRAINED).routes[ROUTE].error is None
+    world.expect_each_once()
 
 
 def test_an_async_worker_made_of_a_url_prepares_nothing(pooled_url: str) -> None:

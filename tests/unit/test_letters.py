@@ -18,7 +18,7 @@ def test_a_database_that_is_away_is_not_told_at_every_look(
     monkeypatch.setattr(letters, "LOOK_SECONDS", 0.0)
     nobody = sa.create_engine("postgresql+psycopg://nobody@127.0.0.1:1/nothing")
     looked = Letters(
-        nobody, "kafka", 10, lambda _events, _ids: [], lambda: nullcontext(nobody.connect())
+        nobody, "kafka", lambda: 10, lambda _events, _ids: [], lambda: nullcontext(nobody.connect())
     )
     for _ in range(3):
         looked.look_if_due()

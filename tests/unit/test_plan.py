@@ -113,6 +113,60 @@ def test_nothing_is_lost_repeated_or_reordered(
         assert {keys[index] for index in aside} <= blocked
 
 
+@given(
+    keys=KEYS,
+    blocked=st.sets(st.sampled_from(["a", "b"])),
+    on_dead=st.sampled_from(["park_key", "skip"]),
+    data=st.data(),
+)
+def test_a_page_in_parts_loses_repeats_and_reorders_nothing(
+    keys: list[str | None], blocked: set[str], on_dead: OnDead, data: st.DataObject
+) -> None:
+    parts = [begin(keys, sorted(blocked))]
+    published: list[int] = []
+    done: list[Work] = []
+    for turn in range(100):
+        if not parts:
+            break
+        work = parts.pop()
+        count = data.draw(st.integers(1, len(keys)))
+        if len(work.events) > count and turn < 20:
+            first, rest = plan.split(work, count)
+            assert first.total <= rest.settled_count
+            parts += [rest, first]
+        elif work.is_done:
+            done.append(work)
+            parts = [plan.park(part, work.blocked) for part in parts]
+        else:
+            choice: st.SearchStrategy[Outcome] = OUTCOMES if turn < 10 else st.just(PUBLISHED)
+            outcomes = fenced(work.events, [data.draw(choice) for _ in work.events])
+            sent = list(work.indexes)
+            published += [
+                i for i, o in zip(sent, outcomes, strict=True) if isinstance(o, Published)
+            ]
+            parts.append(plan.after(work, outcomes, on_dead))
+    assert not parts
+    assert [work.total for work in done] == sorted({work.total for work in done})
+    aside = [item.index for work in done for item in work.set_aside]
+    assert aside == sorted(aside)
+    assert sorted(published + aside) == list(range(len(keys)))
+    assert sum(work.published_count for work in done) == len(published)
+    for key in ("a", "b", "c"):
+        of_key = [index for index in published if keys[index] == key]
+        assert of_key == sorted(of_key)
+        behind = [index for index in aside if keys[index] == key]
+        if on_dead == "park_key":
+            assert not behind or not of_key or max(of_key) < min(behind)
+
+
+def test_what_comes_before_a_dead_event_is_not_parked_for_its_sake() -> None:
+    work = plan.after(begin(["b", "a", "a"]), [OUTAGE, OUTAGE, DEAD], "park_key")
+    first, rest = plan.split(work, 1)
+    assert not first.blocked
+    assert rest.blocked == {b"a"}
+    assert list(plan.park(rest, first.blocked).indexes) == [1]
+
+
 def test_everything_published_is_the_end_of_a_page() -> None:
     work = plan.after(begin(["a", "b"]), [PUBLISHED, PUBLISHED], "park_key")
     assert work.is_done

@@ -96,7 +96,9 @@ class Sender:
                         self.queued_count += count
                         return False
                 except KafkaException as exc:
-                    self._cause = (exc.args[0], topic)
+                    # Within a transaction it only says that one has failed; a report says why.
+                    self.look()
+                    self._fail(exc, topic)
                     self.queued_count += count
                     return False
                 count += 1
@@ -147,9 +149,9 @@ class Sender:
         except KafkaException as exc:
             self._fail(exc)
 
-    def _fail(self, exc: KafkaException) -> None:
+    def _fail(self, exc: KafkaException, topic: str | None = None) -> None:
         if self._cause is None:
-            self._cause = (exc.args[0], None)
+            self._cause = (exc.args[0], topic)
 
     def _give_up(self) -> Failure:
         """Take back what can be taken back."""

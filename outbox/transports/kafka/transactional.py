@@ -111,7 +111,7 @@ class TransactionalKafkaPublisher:
     ) -> None:
         """Settle every event of a page, by one transaction that is committed or by none."""
         try:
-            for attempt in range(_ATTEMPTS):
+            for _ in range(_ATTEMPTS):
                 indexes = _open(page)
                 if page.failed_count and not (without_dead and indexes):
                     break
@@ -119,13 +119,15 @@ class TransactionalKafkaPublisher:
                     if self._transact(page, indexes, progress, deadline):
                         return
                 except _FailedError as failed:
-                    self._blame(page, indexes, failed, attempt, deadline)
+                    self._blame(page, indexes, failed)
             error: TransientError = _held() if page.failed_count else late()
         except InDoubtError as doubt:
             self._drop()
             if progress is not None:
                 raise
             error = doubt
+        except HeldBackError as exc:
+            error = exc
         except TransientError as exc:
             error = self._stopped_by(exc)
         page.retry(_open(page), error)
@@ -190,15 +192,8 @@ class TransactionalKafkaPublisher:
         else:
             sender.forget_failures()
 
-    def _blame(
-        self,
-        page: Page,
-        indexes: Sequence[int],
-        failed: _FailedError,
-        attempt: int,
-        deadline: float,
-    ) -> None:
-        """Settle the event that is at fault; raises where none is; returns to try again."""
+    def _blame(self, page: Page, indexes: Sequence[int], failed: _FailedError) -> None:
+        """Settle the event that is at fault, or raise; returns to try again without it."""
         error = failed.error
         if error is None:
             raise late()
@@ -207,48 +202,22 @@ class TransactionalKafkaPublisher:
         if error.code() in AGAIN:
             return
         if error.code() in UNFIT:
-            if attempt == 0:
-                # The topic's limit may have changed: asked again, it shows who is at fault.
-                self._working_desk().forget_topics()
+            # The topic's limit may have changed: asked again, it shows who is at fault.
+            self._working_desk().forget_topics()
+            if len(indexes) > 1:
+                raise HeldBackError(
+                    f"the broker refuses one of {len(indexes)} events, and does not say which"
+                    f" ({error.str()})"
+                )
+            if self._progress is None or failed.topic != self._progress.name:
+                page.fail(indexes[0], unfit(error, failed.topic))
                 return
-            index = self._find_unfit(page, indexes, deadline)
-            if index is not None:
-                page.fail(index, unfit(error, failed.topic))
-            return
         desk = self._working_desk()
         topics = failed.topic or desk.topics_of(page.rows[index] for index in indexes)
         refusal = transient(error, topics)
         if error.code() in UNKNOWN | DENIED and failed.topic:
             desk.refuse(failed.topic, refusal)
         raise refusal
-
-    def _find_unfit(self, page: Page, indexes: Sequence[int], deadline: float) -> int | None:
-        """Find an event that is refused, by transactions of halves that are taken back."""
-        suspects = list(indexes)
-        while len(suspects) > 1:
-            half = suspects[: len(suspects) // 2]
-            suspects = half if self._refuses(page, half, deadline) else suspects[len(half) :]
-        return suspects[0] if self._refuses(page, suspects, deadline) else None
-
-    def _refuses(self, page: Page, indexes: Sequence[int], deadline: float) -> bool:
-        """Whether the broker takes these events, asked by a transaction that is taken back."""
-        for _ in range(_ATTEMPTS):
-            sender = self._sender(deadline)
-            _begin(sender.producer)
-            is_taken = sender.queue(
-                self._working_desk().records(page, indexes, deadline), deadline
-            ) and sender.drain(deadline)
-            cause = sender.cause
-            self._abort(sender, deadline)
-            if is_taken:
-                return False
-            if cause is None:
-                raise late()
-            if cause[0].code() in UNFIT:
-                return True
-            if cause[0].code() not in AGAIN:
-                raise transient(cause[0], cause[1])
-        raise late()
 
     def _sender(self, deadline: float) -> Sender:
         """Return the sender that writes for the route; a new one turns every older one away."""

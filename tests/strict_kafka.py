@@ -1,0 +1,150 @@
+"""A broker that creates no topics, checks rights, and asks for a password at one port."""
+
+from __future__ import annotations
+
+import tempfile
+import uuid
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from confluent_kafka.admin import (
+    AclBinding,
+    AclBindingFilter,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewTopic,
+    ResourcePatternType,
+    ResourceType,
+)
+
+from outbox.testing import by_key, collect
+from outbox.transports import kafka
+from outbox.transports.kafka.transactional import TransactionalKafkaPublisher
+from tests.absence import skipped_unless_ci
+from tools.servers import KafkaServer
+from tools.servers.kafka import find_jars, find_java
+from tools.servers.process import LOOPBACK, free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from outbox.transports.kafka.publishing import KafkaPublisher
+
+
+class StrictKafka:
+    """The broker, its administration and its topics."""
+
+    def __init__(self, server: KafkaServer, login_port: int) -> None:
+        self.address = server.bootstrap_servers
+        self.login_address = f"{LOOPBACK}:{login_port}"
+        self.admin = AdminClient({"bootstrap.servers": self.address})
+
+    def topic(self, **config: str) -> str:
+        name = f"strict-{uuid.uuid4().hex}"
+        self.create(name, **config)
+        return name
+
+    def create(self, name: str, **config: str) -> None:
+        settings = {key.replace("_", "."): value for key, value in config.items()}
+        self.admin.create_topics([NewTopic(name, 1, config=settings)])[name].result()
+
+    def limit(self, topic: str, max_bytes: int) -> None:
+        entry = ConfigEntry(
+            "max.message.bytes", str(max_bytes), incremental_operation=AlterConfigOpType.SET
+        )
+        resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
+        self.admin.incremental_alter_configs([resource])[resource].result()
+
+    def deny(self, topic: str, operation: AclOperation) -> None:
+        everyone = ("User:*", "*", AclOperation.ALL, AclPermissionType.ALLOW)
+        denied = ("User:*", "*", operation, AclPermissionType.DENY)
+        for acl in (everyone, denied):
+            binding = AclBinding(ResourceType.TOPIC, topic, ResourcePatternType.LITERAL, *acl)
+            self.admin.create_acls([binding])[binding].result()
+
+    def deny_cluster(self, operation: AclOperation) -> None:
+        everyone = ("User:*", "*", AclOperation.ALL, AclPermissionType.ALLOW)
+        denied = ("User:*", "*", operation, AclPermissionType.DENY)
+        for acl in (everyone, denied):
+            binding = AclBinding(
+                ResourceType.BROKER, "kafka-cluster", ResourcePatternType.LITERAL, *acl
+            )
+            self.admin.create_acls([binding])[binding].result()
+
+    def allow_cluster(self) -> None:
+        chosen = AclBindingFilter(
+            ResourceType.BROKER,
+            "kafka-cluster",
+            ResourcePatternType.LITERAL,
+            "User:*",
+            "*",
+            AclOperation.ANY,
+            AclPermissionType.DENY,
+        )
+        self.admin.delete_acls([chosen])[chosen].result()
+
+    def allow_everything(self, topic: str) -> None:
+        chosen = AclBindingFilter(
+            ResourceType.TOPIC,
+            topic,
+            ResourcePatternType.LITERAL,
+            "User:*",
+            "*",
+            AclOperation.ANY,
+            AclPermissionType.DENY,
+        )
+        self.admin.delete_acls([chosen])[chosen].result()
+
+    def publisher(
+        self, delivery: str = "at-least-once", timeout: float = 5.0, **options: Any
+    ) -> KafkaPublisher | TransactionalKafkaPublisher:
+        settings = {"bootstrap_servers": self.address, "delivery": delivery} | options
+        made = kafka.publisher("route", kafka.Options(**settings), timeout)
+        if isinstance(made, TransactionalKafkaPublisher):
+            made.take_over(uuid.uuid4().hex)
+        return made
+
+    def arrived(self, topic: str, count: int) -> dict[bytes | None, list[bytes]]:
+        options = kafka.Options(bootstrap_servers=self.address)
+        reader = kafka.subscriber("route", options, uuid.uuid4().hex, [topic])
+        with closing(reader) as subscriber:
+            found = by_key(collect(subscriber, count))
+            assert not subscriber.receive(1, 0.2)
+        return found
+
+
+@contextmanager
+def strict_kafka(password: str) -> Iterator[StrictKafka]:
+    """Run it; the user `app` has the password."""
+    login_port = free_port()
+    module = "org.apache.kafka.common.security.plain.PlainLoginModule"
+    properties = {
+        "auto.create.topics.enable": "false",
+        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "allow.everyone.if.no.acl.found": "true",
+        "listener.security.protocol.map": (
+            "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,LOGIN:SASL_PLAINTEXT"
+        ),
+        "sasl.enabled.mechanisms": "PLAIN",
+        "listener.name.login.plain.sasl.jaas.config": (
+            f'{module} required username="app" password="{password}" user_app="{password}";'
+        ),
+    }
+    with skipped_unless_ci():
+        find_java()
+        find_jars()
+    with tempfile.TemporaryDirectory(prefix="outbox-kafka-", ignore_cleanup_errors=True) as path:
+        server = KafkaServer(Path(path), properties=properties)
+        text = server._settings.read_text()
+        listeners = f"listeners=LOGIN://{LOOPBACK}:{login_port},"
+        server._settings.write_text(text.replace("listeners=PLAIN", listeners + "PLAIN", 1))
+        try:
+            server.start()
+            yield StrictKafka(server, login_port)
+        finally:
+            server.stop()
