@@ -6,10 +6,11 @@ import json
 import signal
 import subprocess
 import sys
+import time
 import uuid
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 from confluent_kafka.admin import (
@@ -27,7 +28,12 @@ from outbox.table import outbox_checkpoint, outbox_event
 from relay.daemon import Relay, Until
 from tests.arriving import read_all
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 ROUTE = "kafka"
+LIFE_SECONDS: Final = 60.0
+EMIT_SECONDS: Final = 0.2
 EVERY_STATUS: frozenset[dead_letter.Status] = dead_letter.UNRESOLVED | {"replayed", "discarded"}
 
 
@@ -101,15 +107,30 @@ class World:
             found = dead_letter.find(connection, Filter(statuses=EVERY_STATUS), 1_000)
         return [(letter.status, letter.partition_key) for letter in found]
 
-    def run_and_die(self, step: str, count: int = 1, **route: Any) -> None:
-        """Run a relay in a process of its own until it kills itself at a step."""
+    def run_and_die(
+        self, step: str, count: int = 1, meanwhile: Sequence[str] = (), **route: Any
+    ) -> None:
+        """Run a relay in a process of its own until it kills itself at a step.
+
+        Events of the keys `meanwhile` are emitted again and again, so that there is always another
+        transaction.
+        """
         settings = self.settings(**route)
         routes = json.dumps({ROUTE: settings.routes[ROUTE].model_dump()})
         url = settings.database_url.get_secret_value()
-        died = subprocess.run(
+        relay = subprocess.Popen(
             [sys.executable, "-m", "tests.killed_relay", url, routes, step, str(count)],
-            timeout=60,
-            check=False,
             stderr=subprocess.PIPE,
         )
-        assert died.returncode == -signal.SIGKILL, died.stderr.decode()
+        deadline = time.monotonic() + LIFE_SECONDS
+        error = b""
+        try:
+            while relay.returncode is None and time.monotonic() < deadline:
+                try:
+                    _, error = relay.communicate(timeout=EMIT_SECONDS)
+                except subprocess.TimeoutExpired:
+                    if meanwhile:
+                        self.emit(*meanwhile)
+        finally:
+            relay.kill()
+        assert relay.returncode == -signal.SIGKILL, error.decode()

@@ -22,16 +22,22 @@ def world(postgres_engine: sa.Engine, kafka_server: str) -> World:
     return World(postgres_engine, kafka_server)
 
 
+@pytest.fixture(params=["postgres", "mariadb"])
+def world_of_any_database(request: pytest.FixtureRequest, kafka_server: str) -> World:
+    return World(request.getfixturevalue(f"{request.param}_engine"), kafka_server)
+
+
 @pytest.mark.parametrize(
     ("step", "count"),
     [(step, count) for step in PLACES for count in (1, 2) if count == 1 or step not in ONCE],
 )
 def test_a_relay_that_is_killed_at_a_step_repeats_nothing(
-    world: World, step: str, count: int
+    world_of_any_database: World, step: str, count: int
 ) -> None:
+    world = world_of_any_database
     world.create()
     world.emit(*"abcabcab" * 100)
-    world.run_and_die(step, count, page_size=100)
+    world.run_and_die(step, count, meanwhile="cab", page_size=100)
     world.emit(*"cba" * 5)
     world.drain()
     world.expect_each_once()

@@ -8,15 +8,23 @@ from typing import TYPE_CHECKING
 import pytest
 from confluent_kafka.admin import AclOperation
 
+from outbox import dead_letter
+from outbox.dead_letter import Filter
+from outbox.errors import BrokerUnavailableError
+from outbox.transport import Retry
 from outbox.transports.kafka import topics as kafka_topics
+from outbox.transports.kafka.transactional import TransactionalKafkaPublisher
 from tests.once import World
 from tests.strict_kafka import StrictKafka, strict_kafka
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     import sqlalchemy as sa
+
+    from outbox.envelope import Envelope
+    from outbox.transport import Outcome
 
 pytestmark = pytest.mark.kafka
 
@@ -128,6 +136,47 @@ def test_many_refused_events_of_a_large_backlog_hold_nothing_up(
     letters = world.letters()
     assert [key for status, key in letters if status == "dead"] == refused
     assert len(letters) == 3 + 60 * (3 + 2 + 1)
+
+
+def test_letters_that_are_tried_again_do_not_wait_for_one_that_is_refused_again(
+    world: World, strict: StrictKafka
+) -> None:
+    create_unknown(world, strict, max_message_bytes=str(LIMIT))
+    for key, size in (("b", 80_000), ("c", 30_000)):
+        world.emit(key, data=bytes(size))
+    world.emit(*"abc" * 5)
+    world.drain(lease_seconds=15)
+    assert sorted(world.letters()) == sorted(
+        [(status, key) for key in "bc" for status in ["dead", *["parked"] * 5]]
+    )
+    world.limit(50_000)
+    with world.engine.begin() as connection:
+        dead_letter.request(connection, Filter())
+    world.drain(lease_seconds=15)
+    assert sorted(world.letters()) == sorted(
+        [("dead", "b"), *[("parked", "b")] * 5, *[("replayed", "c")] * 6]
+    )
+    del world.emitted["b"]
+    world.expect_each_once()
+
+
+def test_a_transaction_that_is_larger_than_the_broker_takes_in_time_is_not_tried_for_ever(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = TransactionalKafkaPublisher.publish_with
+
+    def slow(
+        self: TransactionalKafkaPublisher, batch: Sequence[Envelope], progress: bytes
+    ) -> Sequence[Outcome]:
+        if len(batch) > 100:
+            return [Retry(BrokerUnavailableError("too late"))] * len(batch)
+        return original(self, batch, progress)
+
+    monkeypatch.setattr(TransactionalKafkaPublisher, "publish_with", slow)
+    world.create()
+    world.emit(*"abc" * 500)
+    world.drain(retry_max_seconds=0.1)
+    world.expect_each_once()
 
 
 def test_a_right_withdrawn_for_a_moment_loses_repeats_and_reorders_nothing(
