@@ -1,4 +1,4 @@
-"""How many rows to read where a database does not bound a page by bytes itself."""
+"""How many rows to read, so that the data of a page comes to no more than it may."""
 
 from __future__ import annotations
 
@@ -15,10 +15,31 @@ FIRST_ROWS: Final = 100
 """A term begins with so few: it may be here because the last page took all memory."""
 GROWTH: Final = 4
 """So many times as many rows may the next page have."""
+_SHARE: Final = 0.9
+"""Of a page that events of the expected size may fill: the next ones may be a little larger."""
+
+
+class Average:
+    """Expects events as large as those of the last page, where the database bounds a page itself.
+
+    A page that would be too large is read twice: first only its size. This makes it rare.
+    """
+
+    def __init__(self) -> None:
+        self._fitting: int | None = None
+
+    def limit(self, wanted: int) -> int:
+        """Return how many rows to read, at most `wanted`."""
+        return wanted if self._fitting is None else min(wanted, self._fitting)
+
+    def read(self, count: int, size: int) -> None:
+        """Take in how many rows a page had, and the bytes of their data."""
+        if count and size:
+            self._fitting = max(1, int(_SHARE * PAGE_BYTES) * count // size)
 
 
 class Sizing:
-    """Guesses from the last page how many rows fit into the next one."""
+    """Guesses from the last page how many rows fit into the next one, where nothing else does."""
 
     def __init__(self) -> None:
         self._limit = FIRST_ROWS

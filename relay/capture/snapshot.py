@@ -14,7 +14,7 @@ from outbox.rows import HEADERS, SEQ, Rows
 from relay.capture import Backlog
 from relay.capture.connection import ReadConnection
 from relay.capture.position import LatePass, Server, SnapshotPosition, read_snapshot
-from relay.capture.sizing import PAGE_BYTES
+from relay.capture.sizing import PAGE_BYTES, Average
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -85,6 +85,7 @@ class SnapshotCapture:
         """Connect as the engine does, at the first call; `source` is for events that have none."""
         self._connection = ReadConnection(engine)
         self._source = source
+        self._average = Average()
 
     def beginning(self) -> SnapshotPosition:
         """Return the position below every row."""
@@ -127,7 +128,7 @@ class SnapshotCapture:
         parameters |= {
             "floor": position.floor,
             "late": min(limit, LATE_LIMIT),
-            "fresh": 0 if late else limit,
+            "fresh": 0 if late else self._average.limit(limit),
             "bytes": PAGE_BYTES,
             "source": self._source,
         }
@@ -141,6 +142,7 @@ class SnapshotCapture:
             _check_origin(transactions, state["foreign_seq"], state["snapshot"])
             if not _fewer(parameters, state):
                 break
+        self._average.read(state["fresh_count"], state["fresh_bytes"])
         late_count = bisect_right(rows, position.floor, key=itemgetter(SEQ))
         late_is_complete = late_count < parameters["late"]
         return SnapshotPage(

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
 
 from outbox.rows import Rows
 from relay.capture import Capture, open_capture, snapshot
+from relay.capture.connection import ReadConnection
+from relay.capture.sizing import PAGE_BYTES
 from tests.capturing import Reader, Writer, writers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     import sqlalchemy as sa
 
+    from outbox.rows import Row
     from relay.capture import Page
 
 BYTES = 10_000
@@ -61,6 +65,26 @@ def test_fresh_rows_come_in_pages_of_so_many_bytes(capture: Capture, writer: Wri
     reader = Reader(capture, limit=100)
     assert max(drain(reader)) <= BYTES
     assert reader.delivered == list(range(1, len(SIZES) + 1))
+
+
+def test_a_page_of_events_as_large_as_the_last_one_is_read_once(
+    postgres_engine: sa.Engine, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    emit(writer, [PAGE_BYTES // 10] * 60)
+    writer.commit()
+    reads = []
+    page = ReadConnection.page
+
+    def counted(self: ReadConnection, parameters: Mapping[str, object]) -> list[Row]:
+        reads.append(parameters["fresh"])
+        return page(self, parameters)
+
+    monkeypatch.setattr(ReadConnection, "page", counted)
+    with closing(open_capture(postgres_engine)) as capture:
+        reader = Reader(capture, limit=100)
+        drain(reader)
+    assert reader.delivered == list(range(1, 61))
+    assert reads == [100, 10, *[9] * 6]
 
 
 def test_late_rows_come_in_pages_of_so_many_bytes(

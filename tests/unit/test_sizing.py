@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from relay.capture.sizing import FIRST_ROWS, PAGE_BYTES, Sizing
+from relay.capture.sizing import FIRST_ROWS, PAGE_BYTES, Average, Sizing
 
 
 def limits(size: int, wanted: int, reads: int) -> list[int]:
@@ -37,3 +37,19 @@ def test_an_empty_page_tells_nothing() -> None:
     sizing = Sizing()
     sizing.read(0, 0)
     assert sizing.limit(5_000) == 4 * FIRST_ROWS
+
+
+def test_where_the_database_bounds_a_page_the_first_one_is_as_long_as_asked_for() -> None:
+    assert Average().limit(5_000) == 5_000
+
+
+def test_so_many_events_of_the_last_size_are_asked_for_as_fit_with_some_room() -> None:
+    average = Average()
+    average.read(8_000, 8_000 * 2_000)
+    assert 0.8 * PAGE_BYTES < average.limit(50_000) * 2_000 < PAGE_BYTES
+    average.read(3, 3 * 10 * PAGE_BYTES)
+    assert average.limit(5_000) == 1
+    average.read(0, 0)
+    assert average.limit(5_000) == 1
+    average.read(1, 100)
+    assert average.limit(5_000) == 5_000
