@@ -52,12 +52,12 @@ class Measurement:
 MEASUREMENTS: Final[dict[str, Measurement]] = {
     "relay": Measurement(
         [*OUTBOX, "relay", *BOTH, "--bytes=200", "--bytes=2048"],
-        ["--rows=200000"],
+        ["--rows=500000"],
         ["--rows=900", "--rounds=1"],
     ),
     "backlog": Measurement(
         [*OUTBOX, "relay", *BOTH, "--bytes=200", "--held-open"],
-        ["--rows=50000", "--rows=500000", "--rows=5000000"],
+        ["--rows=50000", "--rows=500000", "--rows=5000000", "--large-rounds=1"],
         ["--rows=300", "--rows=900", "--rounds=1"],
     ),
     "late": Measurement([*OUTBOX, "late"], quick=["--rows=900", "--rounds=1"]),
