@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 DIRECT: Final = "direct produce"
 WARM_UP: Final = 50
 """Events that are sent first and not counted."""
-WARM_UP_SECONDS: Final = 1.0
+WARM_UP_SECONDS: Final = 10.0
 """Of each contender, before the first round: a broker that just started is slow."""
 FIRST_SECONDS: Final = 0.2
 """How long a first event is waited for before another one is sent."""

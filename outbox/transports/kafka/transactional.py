@@ -12,6 +12,7 @@ every older one, so a relay that was replaced while it stood still can do no har
 from __future__ import annotations
 
 import logging
+import math
 import re
 import time
 from typing import TYPE_CHECKING, Any, Final
@@ -31,6 +32,7 @@ from outbox.transports.kafka.errors import (
 )
 from outbox.transports.kafka.page import Page
 from outbox.transports.kafka.progress import KEY, ProgressTopic
+from outbox.transports.kafka.rest import Rest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,6 +48,8 @@ log = logging.getLogger(__name__)
 _ATTEMPTS: Final = 4
 """Transactions that one publish may begin: after an abort the next one may fail for no reason of
 its own, and a topic's limit may be found on the way."""
+_FEW: Final = 500
+"""Events that a broker takes in no time of their own."""
 _LONGEST_NAME: Final = 249
 
 
@@ -69,6 +73,8 @@ class TransactionalKafkaPublisher:
         self._progress: ProgressTopic | None = None
         self._ready: Sender | None = None
         """The sender that may begin a transaction."""
+        self._rest = Rest()
+        self._committed_at = -math.inf
 
     def take_over(self, identity: str) -> bytes | None:
         """See `TransactionalPublisher.take_over`."""
@@ -145,6 +151,7 @@ class TransactionalKafkaPublisher:
         if time.monotonic() > deadline:
             raise late()
         desk, producer = self._working_desk(), sender.producer
+        time.sleep(max(0.0, self._committed_at + self._rest.seconds - time.monotonic()))
         _begin(producer)
         is_sent = sender.queue(desk.records(page, indexes, deadline), deadline)
         rest = desk.take_rest(indexes)
@@ -157,11 +164,15 @@ class TransactionalKafkaPublisher:
         if is_sent and progress is not None and self._progress is not None:
             end: Record = (self._progress.name, progress, KEY, [])
             is_sent = sender.queue(iter([end]), deadline)
+        waits_since = time.monotonic()
         if not (is_sent and sender.drain(deadline)):
             cause = sender.cause
             self._abort(sender, deadline)
             raise _FailedError(*(cause or (None, None)))
+        if count <= _FEW:
+            self._rest.after(time.monotonic() - waits_since)
         self._commit(sender, deadline)
+        self._committed_at = time.monotonic()
         page.published(count)
         return True
 
