@@ -21,15 +21,14 @@
 --   make and depends on no setting of the session: to_char takes as long as all other columns together.
 --   Empty headers are left out by CASE: nullif would take a seventh of the server's time for a page.
 --
--- Planner: whatever the statistics say, a page may touch nothing but its own ranges of the two indexes.
---   A comparison of rows can be served by the index (transaction_id, seq) alone; ordered by `seq` with a
---   LIMIT, the planner walks the primary key through all that was ever delivered. MATERIALIZED and
---   OFFSET 0 keep the parts apart. Of an array that a subquery makes it expects ten elements, and of a
---   range with two ends little: without statistics the estimates would else pass the cost at which the
---   server compiles the plan (jit_above_cost), and 2 ms become 140. For the same reason late rows come
---   in smaller pages. It does not do for some millions of rows that were never analyzed, nor for many
---   partitions, so compiling is switched off as well (`compile_nothing`). The inner LIMIT of the fresh
---   ones is a constant, because with an unknown one the planner expects a tenth of the table.
+-- Planner: whatever the statistics say, a page may touch nothing but its own ranges of the two indexes,
+--   and one plan has to do for every position. A comparison of rows can be served by the index
+--   (transaction_id, seq) alone; ordered by `seq` with a LIMIT, the planner walks the primary key through
+--   all that was ever delivered. MATERIALIZED and OFFSET 0 keep the parts apart. `lead_planner` takes away
+--   the plans that are worse for a large table and looked good when it was small, and the compiler of
+--   plans: for millions of rows that were never analyzed, or for many partitions, the estimates pass the
+--   cost at which it sets in (jit_above_cost), and 2 ms become 140. For the same reason late rows come in
+--   smaller pages, and in arrays made by subqueries, of which the planner expects ten elements.
 WITH ended AS MATERIALIZED (
     SELECT unnest(ARRAY(
         SELECT x
@@ -170,14 +169,16 @@ SELECT coalesce(max(seq), 0), pg_current_snapshot()::text FROM outbox_event;
 -- A standby's snapshots list no running transaction, so late rows would be lost there.
 SELECT pg_is_in_recovery();
 
--- name: compile_nothing
--- Keeps the server from compiling plans in a session of the connection's own, and says whether it does.
--- Where somebody else has the session next, behind a pooler, the session is left as it is.
-SELECT CASE WHEN pg_backend_pid() = %(pid)s THEN set_config('jit', 'off', false) ELSE current_setting('jit') END;
+-- name: session
+SELECT pg_backend_pid();
 
--- name: compile_nothing_now
--- The same for this transaction alone.
-SELECT set_config('jit', 'off', true);
+-- name: lead_planner
+-- For a session of one's own, or where somebody else has the session next, for this transaction alone.
+-- A plan for all positions is a prepared one.
+SELECT set_config('jit', 'off', %(is_local)s),
+       set_config('enable_seqscan', 'off', %(is_local)s),
+       set_config('enable_bitmapscan', 'off', %(is_local)s),
+       set_config('plan_cache_mode', 'force_generic_plan', %(is_local)s);
 
 -- name: numbering
 -- How numbers are drawn. Numbers cached by a session, or drawn downwards or in a circle, tell nothing

@@ -22,7 +22,7 @@ from relay.capture.snapshot import LATE_LIMIT, _reading_on, _reading_pass
 from relay.daemon import Relay
 from relay.rebase import rebase
 from tests.capturing import connect, writers
-from tests.explaining import FILL, explain, touched
+from tests.explaining import FILL, explain, tell_plans, touched
 from tests.integration.consuming import Counted
 from tests.partitioning import fill, names, retain, run
 from tests.retaining import deliver, emit, settings, stored, swept
@@ -197,14 +197,15 @@ def test_a_table_with_something_to_lose_is_left_alone(
         partitions.convert(connection, ROWS)
 
 
+@pytest.mark.parametrize("is_planned_once", [True, False])
 @pytest.mark.parametrize("is_analyzed", [True, False])
 def test_a_page_reads_nothing_but_its_own_ranges_of_thirty_partitions(
-    postgres_engine: sa.Engine, postgres_url: str, *, is_analyzed: bool
+    postgres_engine: sa.Engine, postgres_url: str, *, is_analyzed: bool, is_planned_once: bool
 ) -> None:
     with postgres_engine.begin() as connection:
         partitions.convert(connection, 10_000)
     with connect(postgres_url, autocommit=True) as table:
-        table.execute("SET jit = off")  # as the capture does
+        tell_plans(table, is_planned_once=is_planned_once)
         for _ in range(4):
             table.execute(FILL.format(50_000).encode())
             rotation.make_ahead(postgres_engine)
