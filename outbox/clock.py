@@ -65,6 +65,8 @@ class now(ColumnElement[datetime]):  # noqa: N801  # reads as the SQL function t
 
     inherit_cache = True
     type = Timestamp()
+    # Said although it is empty: without it no statement that asks the time would be cached.
+    _traverse_internals = []  # noqa: RUF012  # SQLAlchemy declares it so
 
 
 class now_plus(ColumnElement[datetime]):  # noqa: N801  # as above
@@ -76,9 +78,13 @@ class now_plus(ColumnElement[datetime]):  # noqa: N801  # as above
         ("seconds", sa.sql.visitors.InternalTraversal.dp_clauseelement)
     ]
 
-    def __init__(self, seconds: float) -> None:
-        """Take the seconds as a bound parameter."""
-        self.seconds: ColumnElement[float] = sa.bindparam("seconds", seconds, sa.Float, unique=True)
+    def __init__(self, seconds: float | sa.BindParameter[float]) -> None:
+        """Take the seconds as a bound parameter; or one that is given with each execution."""
+        self.seconds: ColumnElement[float] = (
+            seconds
+            if isinstance(seconds, sa.BindParameter)
+            else sa.bindparam("seconds", seconds, sa.Float, unique=True)
+        )
 
 
 @compiles(now)

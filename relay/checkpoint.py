@@ -17,7 +17,7 @@ from outbox import dead_letter
 from outbox.errors import DatabaseUnavailableError, LeaseLostError, OutboxError
 from outbox.retry import BackOff
 from relay import lease
-from relay.database import transaction
+from relay.database import statement, transaction
 from relay.progress import Mark, read_mark
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class Checkpoint:
         """Show for `outbox status` why the route stands still; None when it flows again."""
         if error == self._error:
             return
-        with self._writing, transaction(self._engine) as connection:
+        with self._writing, statement(self._engine) as connection:
             lease.report(connection, self._route, self._token, error)
         self._error = error
 
@@ -141,7 +141,7 @@ class Checkpoint:
             asked_at = self.trust.clock()
             settled = self._settled
             is_new = settled != self._written
-            with transaction(self._engine) as connection:
+            with statement(self._engine) as connection:
                 if settled is not None and is_new:
                     self._advance(connection, settled)
                 else:
@@ -165,7 +165,7 @@ class Checkpoint:
             if isinstance(exc, DatabaseUnavailableError):
                 return  # and the lease ends by itself
         try:
-            with transaction(self._engine) as connection:
+            with statement(self._engine) as connection:
                 lease.resign(connection, self._route, self._token)
         except OutboxError as exc:
             log.warning("the lease was not given back", extra=facts | {"error": str(exc)})

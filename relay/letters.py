@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from outbox import dead_letter
 from outbox.errors import DatabaseUnavailableError
 from relay import plan
-from relay.database import transaction
+from relay.database import statement, transaction
 from relay.stall import TELL_SECONDS
 
 if TYPE_CHECKING:
@@ -98,10 +98,12 @@ class Letters:
         return result
 
     def _load(self) -> Sequence[Letter]:
+        with statement(self._engine) as connection:
+            has_any = dead_letter.any_unresolved(connection, "relay", self._route)
+        if not has_any:
+            self.blocked = set()
+            return []
         with transaction(self._engine) as connection:
-            if not dead_letter.any_unresolved(connection, "relay", self._route):
-                self.blocked = set()
-                return []
             self.blocked = self._blocked_keys(connection)
             return dead_letter.ready(
                 connection, "relay", self._route, self._limit(), heads_only=False
