@@ -39,7 +39,8 @@ RING: Final = f"SELECT pg_notify(({CHANNEL}), '')"
 INTERVAL_SECONDS: Final = 0.01
 """The shortest time between two rings of one process.
 
-A relay that found something looks again after 2, 4, 8 … ms, so more rings would only cost.
+A relay that found something looks again after 1 ms, five times, and then after 2, 4, 8 … ms, so
+more rings would only cost.
 """
 REST_SECONDS: Final = 60.0
 """A connection that was not used for so long is closed; the next ring opens another one."""

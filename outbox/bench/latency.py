@@ -23,7 +23,7 @@ from outbox.bench.place import driver_arguments
 from outbox.bench.records import Arrivals
 from outbox.bench.relay import BY_HAND, relay_name
 from outbox.bench.report import Series, percentile
-from outbox.bench.rounds import taken
+from outbox.bench.rounds import is_warm, taken
 from outbox.bench.shop import order_placed
 
 if TYPE_CHECKING:
@@ -39,10 +39,15 @@ DIRECT: Final = "direct produce"
 WARM_UP: Final = 50
 """Events that are sent first and not counted."""
 WARM_UP_SECONDS: Final = 10.0
-"""Of each contender, before the first round: a broker that just started is slow."""
+"""Of a turn that is not counted. Each contender has such turns until they become no faster: a
+broker that just started takes seven times as long for a transaction, for the first minute."""
+WARM_UP_TURNS: Final = 15
+"""At most."""
 FIRST_SECONDS: Final = 0.2
 """How long a first event is waited for before another one is sent."""
 ARRIVAL_SECONDS: Final = 30.0
+SETTLED_SECONDS: Final = 15.0
+"""After so long without events a relay's pauses have become as long as they do."""
 SHOWN: Final = (*range(100), 99.5, 99.9, 100)
 """The percentiles that are kept for a picture."""
 
@@ -96,9 +101,12 @@ def measure(place: Place, plan: Plan, tell: Callable[[str], None]) -> Iterator[S
         samples[name].extend(latencies)
         return _figures(latencies)
 
-    tell("warming up")
+    short = replace(plan, seconds=min(plan.seconds, WARM_UP_SECONDS))
     for name in contenders:
-        turn(replace(plan, seconds=min(plan.seconds, WARM_UP_SECONDS)), name)
+        tell(f"warming up: {name}")
+        medians: list[float] = []
+        while len(medians) < WARM_UP_TURNS and not is_warm(medians):
+            medians.append(percentile(sorted(turn(short, name)), 50))
     rounds = [
         taken({name: partial(measured, number, name) for name in contenders}, number)
         for number in range(plan.rounds)
@@ -230,7 +238,7 @@ def _idle(place: Place, plan: Plan, way: Way) -> Figures:
             _arrivals(place, topic) as arrivals,
         ):
             _until_one_arrives(write, arrivals, child.require_alive)
-            time.sleep(min(1.0, plan.idle_seconds))  # its pauses have become as long as they do
+            time.sleep(min(SETTLED_SECONDS, plan.idle_seconds))
             before, started = child.look(), time.monotonic()
             time.sleep(plan.idle_seconds)
             after, seconds = child.look(), time.monotonic() - started

@@ -1,11 +1,11 @@
-"""Rounds in which contenders take turns, none of them always first."""
+"""Turns that are not counted, and rounds in which contenders take turns."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from outbox.bench.report import Figures, Round
 
@@ -20,3 +20,11 @@ def taken(contenders: Mapping[str, Callable[[], Figures]], number: int) -> Round
     first = number % len(names)
     figures = {name: contenders[name]() for name in names[first:] + names[:first]}
     return {name: figures[name] for name in names}
+
+
+def is_warm(turns: Sequence[float]) -> bool:
+    """Tell whether the last two turns brought nothing, from what each took.
+
+    That is so where neither was a tenth better than the best before them.
+    """
+    return len(turns) > 2 and min(turns[-2:]) > 0.9 * min(turns[:-2])  # noqa: PLR2004  # the two

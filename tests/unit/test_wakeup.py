@@ -5,15 +5,16 @@ from __future__ import annotations
 import threading
 import time
 
-from relay.wakeup import BUSY_SECONDS, IDLE_SECONDS, SLOW_SECONDS, Pace, Wakeup
+from relay.wakeup import BUSY_READS, BUSY_SECONDS, IDLE_SECONDS, SLOW_SECONDS, Pace, Wakeup
 
 
 def test_pauses_double_while_nothing_is_found_and_start_again_when_something_is() -> None:
     pace = Pace(shortest=0.002, longest=0.1)
-    pauses = [pace.after(found=False) for _ in range(8)]
-    assert pauses == [0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.1, 0.1]
+    pauses = [pace.after(found=False) for _ in range(BUSY_READS + 8)]
+    assert pauses[:BUSY_READS] == [0.002] * BUSY_READS
+    assert pauses[BUSY_READS:] == [0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.1, 0.1]
     assert pace.after(found=True) == 0.002
-    assert pace.after(found=False) == 0.004
+    assert [pace.after(found=False) for _ in range(BUSY_READS)] == pauses[1 : BUSY_READS + 1]
 
 
 def test_an_idle_reader_reads_ten_times_a_second_and_later_five_times() -> None:
