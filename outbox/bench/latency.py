@@ -38,10 +38,10 @@ if TYPE_CHECKING:
 DIRECT: Final = "direct produce"
 WARM_UP: Final = 50
 """Events that are sent first and not counted."""
-WARM_UP_SECONDS: Final = 10.0
+WARM_UP_SECONDS: Final = 5.0
 """Of a turn that is not counted. Each contender has such turns until they become no faster: a
 broker that just started takes seven times as long for a transaction, for the first minute."""
-WARM_UP_TURNS: Final = 15
+WARM_UP_TURNS: Final = 20
 """At most."""
 FIRST_SECONDS: Final = 0.2
 """How long a first event is waited for before another one is sent."""

@@ -9,6 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from outbox.codec import to_headers
+from outbox.errors import RecordRefusedError
 from outbox.rows import Rows, to_envelope
 from outbox.transport import Dead
 from outbox.transports.kafka.encode import Encoder, Record
@@ -26,7 +27,7 @@ VALUES = st.one_of(st.text(max_size=40), NUMBERS, st.booleans(), st.none(), st.l
 HEADERS = st.dictionaries(NAMES, VALUES, max_size=5)
 
 
-class Known(dict[str, Topic]):
+class Known(dict[str, Topic | RecordRefusedError]):
     """Topics that are known for good."""
 
     def known_until(self, _name: str) -> float:
@@ -39,10 +40,12 @@ def row(
     subject: bytes | None = None,
     key: bytes | None = b"k",
     headers: bytes | None = None,
+    topic: bytes | None = None,
+    type_: bytes = b"shop.order.placed",
 ) -> Row:
     return (
-        *(7, b"0199aabb-0000-7000-8000-000000000001", b"/shop", b"shop.order.placed", 1),
-        *(subject, key, None, b'"2026-01-31T12:00:00.123456"', b"application/json", data, headers),
+        *(7, b"0199aabb-0000-7000-8000-000000000001", b"/shop", type_, 1),
+        *(subject, key, topic, b'"2026-01-31T12:00:00.123456"', b"application/json", data, headers),
     )
 
 
@@ -98,3 +101,26 @@ def test_only_a_compacted_topic_refuses_what_has_no_key() -> None:
     (outcome,) = page.outcomes()
     assert isinstance(outcome, Dead)
     assert "compacted" in str(outcome.error)
+
+
+def test_events_of_several_kinds_each_get_what_is_their_kinds() -> None:
+    refusal = RecordRefusedError("no such topic")
+    topics = Known(t=Topic(None, needs_key=False), u=Topic(None, needs_key=True), v=refusal)
+    encoder = Encoder(TopicTemplate("t"), topics, compresses=False)  # type: ignore[arg-type]
+    chosen = [None, None, b"u", b"v", b"u", None, b"v", b"v", b"u"]
+    rows = [
+        row(b"%d" % place, topic=topic, key=None if place == 8 else b"%d" % place)
+        for place, topic in enumerate(chosen)
+    ]
+    rows.append(row(b"9", key=b"9", type_=b"shop.order.paid"))
+    page = Page(Rows(rows))
+    made = list(encoder.records(page, range(10), lambda _: True))
+    sent = [(topic, data, dict(headers)["ce_type"]) for topic, data, _, headers in made]
+    placed, paid = b"shop.order.placed", b"shop.order.paid"
+    assert sent == [
+        *[("t", b"0", placed), ("t", b"1", placed), ("u", b"2", placed), ("u", b"4", placed)],
+        *[("t", b"5", placed), ("t", b"9", paid)],
+    ]
+    page.published(len(made))
+    dead = [index for index, each in enumerate(page.outcomes()) if isinstance(each, Dead)]
+    assert dead == [3, 6, 7, 8]

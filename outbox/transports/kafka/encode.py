@@ -81,19 +81,23 @@ class Encoder:
         self._begin()
         rows, kinds, failures = page.rows, self._kinds, page.first_failures
         always_asks = self._template.depends_on_event
+        # The kind of the event before: mostly the next one is of the same, and to compare it is
+        # quicker than to look it up.
+        known: tuple[object, ...] | None = None
         for index in indexes:
             if failures and page.holds_back(index):
                 continue
             row = rows[index]
             seq, id_, source, type_, version, subject, key, topic, moment, media, data, own = row
-            kind = kinds.get((type_, source, version, media, topic))
-            if kind is None or always_asks:
-                kind = self._asked(page, index, learn)
-                if kind is None:
+            wanted = (type_, source, version, media, topic)
+            if wanted != known or always_asks:
+                found = (not always_asks and kinds.get(wanted)) or self._asked(page, index, learn)
+                if found is None:
                     if self.stopped is not None:
                         return
                     continue
-            name, common, sure_size, needs_key, _ = kind
+                known, kind = wanted, found
+                name, common, sure_size, needs_key, _ = kind
             headers = [
                 *common,
                 (_ID, id_),

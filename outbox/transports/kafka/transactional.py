@@ -15,6 +15,7 @@ import logging
 import math
 import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
 from confluent_kafka import KafkaError, KafkaException
@@ -90,8 +91,11 @@ class TransactionalKafkaPublisher:
             self._progress = ProgressTopic(name, self._options, self._desk.reports)
         self._ready = None
         self._desk.drop_clients()
-        self._progress.create(deadline)
-        self._sender(deadline)
+        # At the same time, because both only wait for the broker.
+        with ThreadPoolExecutor(1, "kafka-progress") as pool:
+            created = pool.submit(self._progress.create, deadline)
+            self._sender(deadline)
+            created.result()
         return self._progress.last(deadline)
 
     def publish(self, batch: Sequence[Envelope], /) -> list[Outcome]:
