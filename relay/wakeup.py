@@ -13,8 +13,8 @@ BUSY_READS: Final = 5
 """Reads in a row after which the pauses begin to double, because they found nothing."""
 IDLE_SECONDS: Final = 0.1
 """The longest pause between two reads at first, while nothing happens: ten a second."""
-DORMANT_SECONDS: Final = 0.2
-"""The same, once `DORMANT_READS` found nothing, so that it will hardly matter: five a second."""
+DORMANT_SECONDS: Final = 0.3
+"""The same, once `DORMANT_READS` found nothing, so that it will hardly matter: three a second."""
 DORMANT_READS: Final = 100
 """Some ten seconds."""
 
