@@ -18,6 +18,7 @@ from outbox.settings import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
 NAME: Final = "outbox relay"
 
@@ -88,17 +89,21 @@ def transaction(engine: sa.Engine) -> Iterator[sa.Connection]:
         yield connection
 
 
-@contextmanager
-def statement(engine: sa.Engine) -> Iterator[sa.Connection]:
+def statement(engine: sa.Engine) -> AbstractContextManager[sa.Connection]:
     """Run a block of one statement, which is committed when it is done.
 
     Raises as `transaction` does. On PostgreSQL it is a quarter of the messages: no BEGIN, no
     COMMIT, and no time limit, which only an open transaction needs. Elsewhere it is one.
     """
-    if engine.dialect.name != "postgresql":
-        with transaction(engine) as connection:
-            yield connection
-        return
+    return autocommit(engine) if engine.dialect.name == "postgresql" else transaction(engine)
+
+
+@contextmanager
+def autocommit(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """Run a block of statements that are each committed when they are done.
+
+    Raises as `transaction` does.
+    """
     alone = engine.execution_options(isolation_level="AUTOCOMMIT")
     with errors(engine), alone.connect() as connection:
         yield connection

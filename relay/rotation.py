@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from outbox import clock, partitions
 from outbox.partitions import AHEAD, SHORT
 from outbox.table import outbox_event
-from relay.database import transaction
+from relay.database import autocommit, transaction
 from relay.delivered import Held
 from relay.pooler import Pooling, find_pooling
 from relay.sql import statements
@@ -134,8 +134,7 @@ def _has_undelivered(connection: sa.Connection, found: Delivered, partition: Par
 
 def _detach(engine: sa.Engine, partition: Partition, how: str) -> None:
     """Detach it outside any transaction; waits a little for those that know it as a partition."""
-    alone = engine.execution_options(isolation_level="AUTOCOMMIT")
-    with transaction(alone) as connection:
+    with autocommit(engine) as connection:
         connection.exec_driver_sql("SET lock_timeout = '2s'")
         try:
             connection.exec_driver_sql(
