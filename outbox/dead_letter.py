@@ -47,12 +47,25 @@ __all__ = [
     "record",
     "request",
     "resolve",
+    "take",
     "tally",
 ]
 
 UNRESOLVED: Final[frozenset[Status]] = frozenset({"dead", "parked", "requested"})
 CHUNK: Final = 1_000
 """Values in one statement, at most: databases limit their number."""
+CANDIDATES: Final = 10
+"""Letters looked at in one statement by who needs one that nobody else has locked."""
+
+_TO_BE_TRIED: Final = (
+    letters.c.resolved_at.is_(None),
+    letters.c.status.in_(["requested", "parked"]),
+)
+_LOCK: Final = (
+    sa.select(letters)
+    .where(letters.c.id == sa.bindparam("chosen", type_=letters.c.id.type), *_TO_BE_TRIED)
+    .with_for_update(skip_locked=True)
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,23 +183,50 @@ def ready(
     owner: str,
     limit: int,
     *,
-    lock: bool = False,
     heads_only: bool = True,
 ) -> list[Letter]:
     """Return the letters to be tried again now, in order.
 
     They are the first unresolved letter of each key where it is requested or parked, and each
     requested letter without a key. Without `heads_only`, those that follow the first come too, up
-    to the next dead one of the key. With `lock`, rows that another transaction has locked are
-    left out on PostgreSQL, and those returned stay locked.
+    to the next dead one of the key.
     """
-    query = _ready(lock=lock, heads_only=heads_only)
-    found = connection.execute(query, {"stage": stage, "owner": owner, "limit": limit})
+    found = _ready_after(connection, stage, owner, limit, 0, heads_only=heads_only)
     return [from_row(row) for row in found]
 
 
+def take(connection: sa.Connection, stage: Stage, owner: str) -> Letter | None:
+    """Lock and return the first letter to be tried again now; None where there is none.
+
+    One that another transaction has locked is passed over, and no other one is locked: databases
+    without locks on rows (SQLite) have one writer anyway.
+    """
+    after = 0
+    while found := _ready_after(connection, stage, owner, CANDIDATES, after):
+        for candidate in found:
+            # By its id: MariaDB locks each row that it looks at, and to find one it looks at many.
+            row = connection.execute(_LOCK, {"chosen": candidate.id}).one_or_none()
+            if row is not None:
+                return from_row(row)
+        after = found[-1].id
+    return None
+
+
+def _ready_after(
+    connection: sa.Connection,
+    stage: Stage,
+    owner: str,
+    limit: int,
+    after: int,
+    *,
+    heads_only: bool = True,
+) -> Sequence[sa.Row[Any]]:
+    bound = {"stage": stage, "owner": owner, "limit": limit, "after": after}
+    return connection.execute(_ready(heads_only=heads_only), bound).all()
+
+
 @lru_cache
-def _ready(*, lock: bool, heads_only: bool) -> sa.Select[Any]:
+def _ready(*, heads_only: bool) -> sa.Select[Any]:
     """Make the query once: idle workers ask it all the time."""
     stage = sa.bindparam("stage", type_=sa.Text)
     owner = sa.bindparam("owner", type_=sa.Text)
@@ -198,15 +238,14 @@ def _ready(*, lock: bool, heads_only: bool) -> sa.Select[Any]:
     )
     if not heads_only:
         before = before.where(earlier.c.status == "dead")
-    query = (
+    return (
         sa.select(letters)
-        .where(letters.c.stage == stage, letters.c.owner == owner, letters.c.resolved_at.is_(None))
-        .where(letters.c.status.in_(["requested", "parked"]))
+        .where(letters.c.stage == stage, letters.c.owner == owner, *_TO_BE_TRIED)
+        .where(letters.c.id > sa.bindparam("after", type_=letters.c.id.type))
         .where(sa.or_(letters.c.type.is_(None), ~before.exists()))
         .order_by(letters.c.id)
         .limit(sa.bindparam("limit"))
     )
-    return query.with_for_update(skip_locked=True, of=letters) if lock else query
 
 
 def resolve(

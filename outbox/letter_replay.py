@@ -100,10 +100,9 @@ class LetterAttempt:
         """Lock and resolve the letter; return its event, unless the inbox knows it."""
         connection = session.connection()
         name = self._consumer.name
-        found = dead_letter.ready(connection, "consumer", name, 1, lock=True)
-        if not found:
+        self.letter = letter = dead_letter.take(connection, "consumer", name)
+        if letter is None:
             return []
-        self.letter = letter = found[0]
         content = letter.content
         envelope = content if isinstance(content, Envelope) else decode(content)
         is_new = bool(inbox.claim(connection, name, [identity(envelope)]))
