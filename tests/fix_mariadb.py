@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 VARIABLE = "OUTBOX_TEST_MARIADB"
+PASSWORD = "sesame"
+"""Of the users that tests make; it may be printed nowhere."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -101,6 +103,13 @@ def mariadb_relay_engine(mariadb_url: str) -> Iterator[sa.Engine]:
 
 
 @pytest.fixture
+def mariadb_user(mariadb_url: str) -> Iterator[sa.URL]:
+    """The URL of such a database for a user who has a password and no right at all."""
+    with without_rights(sa.make_url(mariadb_url)) as url:
+        yield url
+
+
+@pytest.fixture
 def own_mariadb() -> Iterator[MariaDbServer]:
     """A server of the test's own, to stop, kill and freeze; it has no database."""
     with skipped_unless_ci():
@@ -119,6 +128,17 @@ def mariadb_database(server: sa.URL, prefix: str) -> Iterator[sa.URL]:
     finally:
         _end_sessions(server, name)
         administer(server, f"DROP DATABASE {name}")
+
+
+@contextmanager
+def without_rights(url: sa.URL) -> Iterator[sa.URL]:
+    """Make a user without rights, who is gone when the block ends; yield its URL."""
+    name = f"u{url.database}"[:30]
+    administer(url, f"CREATE USER {name} IDENTIFIED BY '{PASSWORD}'")
+    try:
+        yield url.set(username=name, password=PASSWORD)
+    finally:
+        administer(url, f"DROP USER {name}")
 
 
 def _end_sessions(server: sa.URL, database: str) -> None:

@@ -6,7 +6,7 @@ import tempfile
 import uuid
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from confluent_kafka.admin import (
     AclBinding,
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
     from outbox.transports.kafka.publishing import KafkaPublisher
 
+CLUSTER: Final = "kafka-cluster"
+"""What Kafka calls the cluster where it is the object of a right."""
+
 
 class StrictKafka:
     """The broker, its administration and its topics."""
@@ -61,43 +64,27 @@ class StrictKafka:
         self.admin.incremental_alter_configs([resource])[resource].result()
 
     def deny(self, topic: str, operation: AclOperation) -> None:
-        everyone = ("User:*", "*", AclOperation.ALL, AclPermissionType.ALLOW)
-        denied = ("User:*", "*", operation, AclPermissionType.DENY)
-        for acl in (everyone, denied):
-            binding = AclBinding(ResourceType.TOPIC, topic, ResourcePatternType.LITERAL, *acl)
-            self.admin.create_acls([binding])[binding].result()
+        self._deny(ResourceType.TOPIC, topic, operation)
 
     def deny_cluster(self, operation: AclOperation) -> None:
+        self._deny(ResourceType.BROKER, CLUSTER, operation)
+
+    def allow_everything(self, topic: str) -> None:
+        self._allow(ResourceType.TOPIC, topic)
+
+    def allow_cluster(self) -> None:
+        self._allow(ResourceType.BROKER, CLUSTER)
+
+    def _deny(self, kind: ResourceType, name: str, operation: AclOperation) -> None:
         everyone = ("User:*", "*", AclOperation.ALL, AclPermissionType.ALLOW)
         denied = ("User:*", "*", operation, AclPermissionType.DENY)
         for acl in (everyone, denied):
-            binding = AclBinding(
-                ResourceType.BROKER, "kafka-cluster", ResourcePatternType.LITERAL, *acl
-            )
+            binding = AclBinding(kind, name, ResourcePatternType.LITERAL, *acl)
             self.admin.create_acls([binding])[binding].result()
 
-    def allow_cluster(self) -> None:
-        chosen = AclBindingFilter(
-            ResourceType.BROKER,
-            "kafka-cluster",
-            ResourcePatternType.LITERAL,
-            "User:*",
-            "*",
-            AclOperation.ANY,
-            AclPermissionType.DENY,
-        )
-        self.admin.delete_acls([chosen])[chosen].result()
-
-    def allow_everything(self, topic: str) -> None:
-        chosen = AclBindingFilter(
-            ResourceType.TOPIC,
-            topic,
-            ResourcePatternType.LITERAL,
-            "User:*",
-            "*",
-            AclOperation.ANY,
-            AclPermissionType.DENY,
-        )
+    def _allow(self, kind: ResourceType, name: str) -> None:
+        denied = ("User:*", "*", AclOperation.ANY, AclPermissionType.DENY)
+        chosen = AclBindingFilter(kind, name, ResourcePatternType.LITERAL, *denied)
         self.admin.delete_acls([chosen])[chosen].result()
 
     def publisher(

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from tests.absence import skipped_unless_ci
 from tests.acceptance.cli import Program
-from tests.fix_mariadb import administer
+from tests.fix_mariadb import PASSWORD, administer
 from tools.servers.clock import find_faketime, wrong_clock
 
 if TYPE_CHECKING:
@@ -95,40 +95,31 @@ def test_all_is_well_on_mariadb(program: Program, mariadb_url: str) -> None:
 
 
 def test_a_user_of_mariadb_without_rights_is_told_what_to_do(
-    program: Program, mariadb_url: str
+    program: Program, mariadb_user: sa.URL
 ) -> None:
-    url = sa.make_url(mariadb_url)
-    user = f"u{url.database}"[:30]
-    administer(url, f"CREATE USER {user} IDENTIFIED BY 'sesame'")
-    try:
-        text = url.set(username=user, password="sesame").render_as_string(hide_password=False)
-        done = program.run("doctor", OUTBOX_DATABASE_URL=text)
-    finally:
-        administer(url, f"DROP USER {user}")
+    text = mariadb_user.render_as_string(hide_password=False)
+    done = program.run("doctor", OUTBOX_DATABASE_URL=text)
     assert done.returncode == 1
     assert "GRANT the user what is missing" in done.stdout
-    assert "sesame" not in done.stdout + done.stderr
+    assert PASSWORD not in done.stdout + done.stderr
 
 
 def test_the_rights_that_a_user_of_mariadb_lacks_are_told_as_grants_that_are_enough(
-    program: Program, mariadb_url: str
+    program: Program, mariadb_url: str, mariadb_user: sa.URL
 ) -> None:
-    url = sa.make_url(mariadb_url)
-    user = f"u{url.database}"[:30]
-    administer(url, f"CREATE USER {user} IDENTIFIED BY 'sesame'")
-    try:
-        done = program.call("migrate", "--grant-read", user, OUTBOX_DATABASE_URL=mariadb_url)
-        assert done.returncode == 0, done.stderr
-        text = url.set(username=user, password="sesame").render_as_string(hide_password=False)
-        done = program.call("doctor", "--json", OUTBOX_DATABASE_URL=text)
-        assert done.returncode == 1
-        rights = checks(done)["rights"]
-        assert rights["state"] == "failed"
-        assert "DELETE outbox_event, " in rights["found"]
-        administer(url, *rights["advice"].replace("this user", user).split("; "))
-        done = program.call("doctor", "--json", OUTBOX_DATABASE_URL=text)
-    finally:
-        administer(url, f"DROP USER {user}")
+    user = mariadb_user.username
+    assert user is not None
+    done = program.call("migrate", "--grant-read", user, OUTBOX_DATABASE_URL=mariadb_url)
+    assert done.returncode == 0, done.stderr
+    text = mariadb_user.render_as_string(hide_password=False)
+    done = program.call("doctor", "--json", OUTBOX_DATABASE_URL=text)
+    assert done.returncode == 1
+    rights = checks(done)["rights"]
+    assert rights["state"] == "failed"
+    assert "DELETE outbox_event, " in rights["found"]
+    grants = rights["advice"].replace("this user", user).split("; ")
+    administer(sa.make_url(mariadb_url), *grants)
+    done = program.call("doctor", "--json", OUTBOX_DATABASE_URL=text)
     assert done.returncode == 0, done.stdout
     assert checks(done)["rights"]["state"] == "ok"
 

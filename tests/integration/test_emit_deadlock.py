@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,40 +9,18 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from outbox.errors import NoTransactionError
+from tests.deadlock import change, lose, stocked
 from tests.emitting import Order, Shop, emit
-from tests.locked import await_waiters
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     Change = Callable[[int], None]
 
-ORDERS = 10
-
 
 @pytest.fixture
 def shop(mariadb_engine: sa.Engine) -> Shop:
-    made = Shop(mariadb_engine)
-    with made.engine.begin() as connection:
-        connection.execute(sa.insert(Order), [{"name": "x"} for _ in range(ORDERS)])
-    return made
-
-
-def change(target: Session | sa.Connection, order: int) -> None:
-    target.execute(sa.update(Order).where(Order.id == order).values(total=Order.total + 1))
-
-
-def lose(shop: Shop, target: Session | sa.Connection) -> None:
-    """Let the transaction, which has changed the first order, lose a deadlock."""
-    with shop.engine.connect() as other, ThreadPoolExecutor(1) as pool:
-        for order in range(2, ORDERS):  # the server gives up the side that has written less
-            change(other, order)
-        waiting = pool.submit(change, other, 1)
-        await_waiters(shop.engine)
-        with pytest.raises(sa.exc.OperationalError, match="1213"):
-            change(target, 2)
-        waiting.result(10)
-        other.rollback()
+    return stocked(mariadb_engine)
 
 
 def total(shop: Shop) -> Any:
@@ -61,7 +38,8 @@ def test_a_session_that_goes_on_after_a_deadlock_commits_no_event(
         if is_written:
             with session.begin_nested():
                 emit(session, "of the savepoint")
-        lose(shop, session)
+        with pytest.raises(sa.exc.OperationalError, match="1213"):
+            lose(shop, session)
         emit(session, "later")
         with pytest.raises(NoTransactionError, match="deadlock"):
             session.commit()
@@ -77,7 +55,8 @@ def test_a_connection_that_goes_on_after_a_deadlock_commits_no_event(shop: Shop)
     with shop.engine.connect() as connection:
         change(connection, 1)
         emit(connection, "of the state that is gone")
-        lose(shop, connection)
+        with pytest.raises(sa.exc.OperationalError, match="1213"):
+            lose(shop, connection)
         with pytest.raises(NoTransactionError, match="deadlock"):
             connection.commit()
         connection.rollback()

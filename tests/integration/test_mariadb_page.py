@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +13,8 @@ from outbox import engine as engines
 from outbox.table import outbox_event
 from relay.capture import portable
 from relay.capture.portable import PortableCapture
+from tests.deadlock import change, lose, stocked
 from tests.emitting import Order, Shop, emit
-from tests.locked import await_waiters
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 
 PAGE = (Path(__file__).parents[2] / "docs" / "guide" / "databases.md").read_text(encoding="utf-8")
 SECTION = PAGE.partition("\n## MariaDB\n")[2].partition("\n## ")[0]
-ORDERS = 10
 
 
 def row_of(name: str) -> list[str]:
@@ -43,16 +41,9 @@ def as_the_page_says(url: str) -> dict[str, Any]:
     return names
 
 
-def change(target: Session | sa.Connection, order: int) -> None:
-    target.execute(sa.update(Order).where(Order.id == order).values(total=Order.total + 1))
-
-
 @pytest.fixture
 def shop(mariadb_engine: sa.Engine) -> Shop:
-    made = Shop(mariadb_engine)
-    with made.engine.begin() as connection:
-        connection.execute(sa.insert(Order), [{"name": "x"} for _ in range(ORDERS)])
-    return made
+    return stocked(mariadb_engine)
 
 
 class Work:
@@ -69,20 +60,8 @@ class Work:
         emit(session, f"attempt {self.attempts}")
         session.flush()
         if self.attempts <= self._losses:
-            self._lose(session)
+            lose(self._shop, session)
         return "done"
-
-    def _lose(self, session: Session) -> None:
-        with self._shop.engine.connect() as other, ThreadPoolExecutor(1) as pool:
-            for order in range(2, ORDERS):  # the server gives up the side that has written less
-                change(other, order)
-            waiting = pool.submit(change, other, 1)
-            await_waiters(self._shop.engine)
-            try:
-                change(session, 2)
-            finally:
-                waiting.result(10)
-                other.rollback()
 
 
 def test_a_transaction_that_lost_a_deadlock_is_run_again_with_its_event(

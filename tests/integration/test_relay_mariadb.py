@@ -15,25 +15,11 @@ from outbox.table import outbox_checkpoint
 from relay import lease
 from relay.database import IDLE_SECONDS, LOCK_SECONDS, errors, make_engine, transaction
 from relay.lease import Held
-from tests.fix_mariadb import administer
+from tests.fix_mariadb import PASSWORD, administer
 from tests.locked import await_waiters
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tools.servers import MariaDbServer
-
-PASSWORD = "sesame"
-
-
-@pytest.fixture
-def user(mariadb_url: str) -> Iterator[sa.URL]:
-    """The URL of a user who has a password and no right at all."""
-    url = sa.make_url(mariadb_url)
-    name = f"u{url.database}"[:30]
-    administer(url, f"CREATE USER {name} IDENTIFIED BY '{PASSWORD}'")
-    yield url.set(username=name, password=PASSWORD)
-    administer(url, f"DROP USER {name}")
 
 
 def raised(url: sa.URL) -> Exception:
@@ -104,16 +90,19 @@ def test_a_server_that_is_down_is_no_wrong_setting() -> None:
     assert "Connection refused" in str(found)
 
 
-def test_what_waiting_does_not_cure_says_what_to_do(user: sa.URL, mariadb_empty_url: str) -> None:
+def test_what_waiting_does_not_cure_says_what_to_do(
+    mariadb_user: sa.URL, mariadb_empty_url: str
+) -> None:
     admin = sa.make_url(mariadb_empty_url)
-    found = raised(user.set(password="wrong-" + "word"))
+    found = raised(mariadb_user.set(password="wrong-" + "word"))
     assert isinstance(found, ConfigurationError)
     assert "correct the user, the password" in str(found)
-    found = raised(user)
+    found = raised(mariadb_user)
     assert isinstance(found, ConfigurationError)
     assert "GRANT the user what is missing" in str(found)
-    administer(admin, f"GRANT SELECT ON {user.database}.outbox_inbox TO {user.username}")
-    found = raised(user)
+    grant = f"GRANT SELECT ON {mariadb_user.database}.outbox_inbox TO {mariadb_user.username}"
+    administer(admin, grant)
+    found = raised(mariadb_user)
     assert isinstance(found, ConfigurationError)
     assert "SELECT command denied" in str(found)
     found = raised(admin.set(database="no_such_database"))

@@ -22,7 +22,7 @@ from outbox.settlement import Counts
 from outbox.transports.memory import MemoryBroker
 from relay.daemon import Relay, Until
 from tests.acceptance.cli import Program
-from tests.fix_mariadb import administer
+from tests.fix_mariadb import PASSWORD, administer
 from tests.integration.consuming import TYPE, Counted, consume, counted, letters
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 PAGE = Path(__file__).parents[2] / "docs" / "guide" / "databases.md"
 NAMES = {"app": "shop", "relay": "relay", "worker": "billing", "read": "ops"}
 """What the page calls a user of each kind."""
-PASSWORD = "sesame"
 
 
 @dataclass

@@ -22,7 +22,7 @@ from outbox import migration
 from outbox.errors import ConfigurationError
 from tests.dumping import dump, psql
 from tests.emitting import emit, names
-from tests.fix_mariadb import administer, mariadb_database
+from tests.fix_mariadb import administer, mariadb_database, without_rights
 from tests.waiting import eventually
 
 
@@ -190,21 +190,15 @@ def test_a_migration_that_fails_leaves_nothing_behind(empty_url: str) -> None:
 
 
 def test_a_migration_of_mariadb_that_fails_leaves_nothing_behind(
-    mariadb_server: sa.URL, mariadb_empty_url: str
+    mariadb_empty_url: str,
 ) -> None:
     url = sa.make_url(mariadb_empty_url)
-    user = f"m{url.database}"[:30]
-    administer(
-        mariadb_server,
-        f"CREATE USER {user} IDENTIFIED BY 'x'",
+    with without_rights(url) as user:
         # An index of the fourth of five tables is what it may not make.
-        f"GRANT CREATE, DROP, SELECT, INSERT ON {url.database}.* TO {user}",
-    )
-    try:
+        may = "CREATE, DROP, SELECT, INSERT"
+        administer(url, f"GRANT {may} ON {url.database}.* TO {user.username}")
         with pytest.raises(sa.exc.DBAPIError, match="INDEX command denied"):
-            migration.upgrade(url.set(username=user, password="x"))
-    finally:
-        administer(mariadb_server, f"DROP USER {user}")
+            migration.upgrade(user)
     assert tables(mariadb_empty_url) == {migration.VERSION_TABLE}
     migration.upgrade(url)
 
