@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 BY_HAND: Final = "by hand"
 PAGE: Final = 10_000
 """Rows that the hand-written script reads at once; the relay has its own setting."""
-WARM_UP: Final = 20_000
+WARM_UP: Final = 200_000
 """Rows that are drained first, and are in no figure: a broker that just started is slow."""
 LARGE: Final = 1_000_000
 RATES: Final = ("rows_per_second", "warm_rows_per_second")
@@ -59,7 +59,7 @@ class Plan:
 def measure(place: Place, plan: Plan, tell: Callable[[str], None]) -> Iterator[Series]:
     """Measure each size at each backlog; yield a series for each."""
     tell("warming up")
-    warm_up(place, plan.deliveries, min(WARM_UP, *plan.backlogs))
+    warm_up(place, plan.deliveries, min(WARM_UP, max(plan.backlogs)))
     for size in plan.sizes:
         rounds: dict[int, list[Round]] = {backlog: [] for backlog in sorted(plan.backlogs)}
         for number in range(plan.rounds):
