@@ -138,7 +138,11 @@ def _after_flush(session: Session, _context: object) -> None:
 @sa.event.listens_for(Session, "before_commit")
 def _before_commit(session: Session) -> None:
     """Write at the end of the transaction, and of each savepoint that is released."""
-    pending = _pending(session)
+    pending: Pending | None = session.info.get(_KEY)
+    if pending is None:
+        if _is_last(session):
+            return  # a transaction without events pays for nothing more
+        pending = _pending(session)
     if pending.envelopes:
         session.flush()  # the state first, and `_after_flush` writes
         if pending.envelopes:  # there was no state to flush
@@ -146,6 +150,16 @@ def _before_commit(session: Session) -> None:
     level = _level(session)
     if level is not None:
         pending.commits[level] = pending.commits.get(level, 0) + 1
+
+
+def _is_last(session: Session) -> bool:
+    """Tell whether nothing can be emitted once our hooks have run: no other listener follows."""
+    listeners: Any = session.dispatch
+    return (
+        len(listeners.before_commit) == 1
+        and len(listeners.after_flush_postexec) == 1
+        and len(listeners.after_transaction_end) == 1
+    )
 
 
 @sa.event.listens_for(Session, "after_transaction_create")

@@ -93,6 +93,16 @@ def test_flush_listeners_may_emit(shop: Shop, session: Session, hook: str) -> No
     assert shop.writes == ["shop_order", *["outbox_event"] * statement_count, "COMMIT"]
 
 
+@pytest.mark.parametrize("hook", FLUSH_HOOKS)
+def test_the_first_event_may_come_from_the_flush_of_a_commit(
+    shop: Shop, session: Session, hook: str
+) -> None:
+    with listening(session, hook, lambda session, *_: emit(session, "h")):
+        session.add(Order(name="x"))
+        session.commit()
+    assert shop.names() == ["h"]
+
+
 @pytest.mark.parametrize("is_nested", [False, True])
 @pytest.mark.parametrize("hook", FLUSH_HOOKS)
 def test_flush_listeners_may_emit_in_the_last_flush_of_a_commit(
@@ -131,6 +141,18 @@ def test_the_last_flush_of_a_commit_may_emit_after_it_released_open_savepoints(
         session.begin()
         session.commit()
     assert shop.names() == ["a", "h"]
+
+
+def test_the_first_event_may_come_from_the_end_of_a_savepoint_that_a_commit_released(
+    shop: Shop, session: Session
+) -> None:
+    def at_end(session: Session, transaction: SessionTransaction) -> None:
+        if transaction.nested:
+            emit(session, "end")
+
+    with listening(session, "after_transaction_end", at_end), session.begin():
+        session.begin_nested()
+    assert shop.names() == ["end"]
 
 
 def test_a_listener_that_fails_in_a_flush_leaves_no_event_behind_unwritten(
