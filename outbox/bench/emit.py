@@ -26,7 +26,7 @@ from outbox.bench.rounds import taken
 from outbox.bench.shop import Base, Order, OrderPlaced, pad
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from outbox.bench.place import Database
     from outbox.bench.report import Figures, Round
@@ -38,6 +38,8 @@ BY_HAND: Final = "by hand"
 REPEATS: Final = 5
 """Transactions of one turn."""
 WARM_UP: Final = 20
+HOOKS_REPEATS: Final = 50
+"""Transactions of each contender in one round about hooks."""
 HOOKS: Final = {
     "before_flush": pending._before_flush,  # noqa: SLF001  # to be measured by taking them away
     "after_flush_postexec": pending._after_flush,  # noqa: SLF001
@@ -77,15 +79,17 @@ def measure(place: Database, plan: Plan, tell: Callable[[str], None]) -> Iterato
         yield Series(
             kind="hooks",
             where={},
-            rounds=[_hooks(engine, number) for number in range(2 * plan.rounds)],
+            rounds=_hooks(engine, 1 + plan.rounds)[1:],
             differences=("transaction_us", "transaction_cpu_us"),
         )
     finally:
         engine.dispose()
 
 
-def _place(engine: sa.Engine, _count: int, _pad: str) -> None:
-    with Session(engine) as session, session.begin():
+def _place(
+    engine: sa.Engine, _count: int, _pad: str, session_class: type[Session] = Session
+) -> None:
+    with session_class(engine) as session, session.begin():
         session.add(Order(name="x"))
 
 
@@ -108,44 +112,51 @@ def _round(engine: sa.Engine, count: int, text: str, number: int) -> Round:
     return taken(turns, number)
 
 
-def _turn(place: Place, engine: sa.Engine, count: int, text: str) -> Figures:
+def _turn(
+    place: Place, engine: sa.Engine, count: int, text: str, *, repeats: int = REPEATS
+) -> Figures:
     started, cpu_started = time.perf_counter(), time.process_time()
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         place(engine, count, text)
     return {
-        "transaction_us": (time.perf_counter() - started) / REPEATS * 1e6,
-        "transaction_cpu_us": (time.process_time() - cpu_started) / REPEATS * 1e6,
+        "transaction_us": (time.perf_counter() - started) / repeats * 1e6,
+        "transaction_cpu_us": (time.process_time() - cpu_started) / repeats * 1e6,
     }
 
 
-def _hooks(engine: sa.Engine, number: int) -> dict[str, Figures]:
-    """Compare a transaction that emits nothing with one in a process that never could."""
-    found = {}
+def _hooks(engine: sa.Engine, rounds: int) -> list[Round]:
+    """Compare transactions that emit nothing with those of a process that never could.
+
+    The hooks are those of every Session; meanwhile they belong to one of two classes, so that nothing
+    has to be changed between two transactions.
+    """
+
+    class Bare(Session):
+        pass
+
+    class Hooked(Session):
+        pass
+
+    contenders: dict[str, type[Session]] = {"without hooks": Bare, "with hooks": Hooked}
     try:
-        for has_hooks in (True, False) if number % 2 else (False, True):
-            _listen(has_hooks=has_hooks)
-            found["with hooks" if has_hooks else "without hooks"] = _typical(engine)
+        for name, hook in HOOKS.items():
+            sa.event.remove(Session, name, hook)
+            sa.event.listen(Hooked, name, hook)
+        return [_hooks_round(engine, contenders, number) for number in range(rounds)]
     finally:
-        _listen(has_hooks=True)
-    return {name: found[name] for name in ("without hooks", "with hooks")}
+        for name, hook in HOOKS.items():
+            sa.event.listen(Session, name, hook)
 
 
-def _listen(*, has_hooks: bool) -> None:
-    change = sa.event.listen if has_hooks else sa.event.remove
-    for name, hook in HOOKS.items():
-        if sa.event.contains(Session, name, hook) != has_hooks:
-            change(Session, name, hook)
-
-
-def _typical(engine: sa.Engine) -> Figures:
-    clock, cpu = [], []
-    for _ in range(8):
-        started, cpu_started = time.perf_counter(), time.process_time()
-        _place(engine, 0, "")
-        cpu.append((time.process_time() - cpu_started) * 1e6)
-        clock.append((time.perf_counter() - started) * 1e6)
-    # Whoever comes first after a change of hooks pays for it.
+def _hooks_round(engine: sa.Engine, contenders: Mapping[str, type[Session]], number: int) -> Round:
+    """Let them take turns, one transaction each; return the typical ones."""
+    found: dict[str, list[Figures]] = {name: [] for name in contenders}
+    for turn in range(HOOKS_REPEATS):
+        names = list(contenders) if (number + turn) % 2 else list(contenders)[::-1]
+        for name in names:
+            place = partial(_place, session_class=contenders[name])
+            found[name].append(_turn(place, engine, 0, "", repeats=1))
     return {
-        "transaction_us": statistics.median(clock[2:]),
-        "transaction_cpu_us": statistics.median(cpu[2:]),
+        name: {metric: statistics.median(each[metric] for each in turns) for metric in turns[0]}
+        for name, turns in found.items()
     }
