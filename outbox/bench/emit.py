@@ -127,8 +127,8 @@ def _turn(
 def _hooks(engine: sa.Engine, rounds: int) -> list[Round]:
     """Compare transactions that emit nothing with those of a process that never could.
 
-    The hooks are those of every Session; meanwhile they belong to one of two classes, so that nothing
-    has to be changed between two transactions.
+    The hooks are those of every Session; meanwhile they belong to one of two classes, so that
+    nothing has to be changed between two transactions.
     """
 
     class Bare(Session):
