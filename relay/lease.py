@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 _CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 """A clock that goes on while the machine sleeps, where there is one."""
 
+PAUSED: Final = "(paused)"
+"""What the holder of a paused route's lease begins with; no relay is called so."""
+_FOR_GOOD: Final = 100 * 365 * 86_400.0
+"""Seconds."""
+
 
 # Made once, because a busy route writes some twenty times a second.
 _RENEW: Final = (
@@ -63,9 +68,14 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """Another relay has the lease."""
+    """Another relay has the lease, or an operator who has paused the route."""
 
     holder: str
+
+    @property
+    def is_paused(self) -> bool:
+        """Nobody gets it before the operator resumes the route."""
+        return self.holder.startswith(PAUSED)
 
 
 class Trust:
@@ -159,6 +169,41 @@ def resign(connection: sa.Connection, route: str, token: int) -> bool:
         .values(holder=None, expires_at=None)
     )
     return connection.execute(statement).rowcount == 1
+
+
+def pause(connection: sa.Connection, route: str, name: str, reason: str) -> bool:
+    """Take the lease for good, from whoever has it; False where the route is paused already.
+
+    A relay that has it learns so by its next write, and publishes nothing more then.
+    """
+    _create(connection, route)
+    statement = (
+        sa.update(checkpoint)
+        .where(checkpoint.c.route == route, sa.not_(is_paused()))
+        .values(
+            holder=f"{PAUSED} {name}",
+            token=checkpoint.c.token + 1,
+            expires_at=now_plus(_FOR_GOOD),
+            error=reason,
+            error_at=now(),
+        )
+    )
+    return connection.execute(statement).rowcount == 1
+
+
+def resume(connection: sa.Connection, route: str) -> bool:
+    """Let relays have the lease of a paused route again; False where it is not paused."""
+    statement = (
+        sa.update(checkpoint)
+        .where(checkpoint.c.route == route, is_paused())
+        .values(holder=None, expires_at=None, error=None, error_at=None)
+    )
+    return connection.execute(statement).rowcount == 1
+
+
+def is_paused() -> sa.ColumnElement[bool]:
+    """Tell of a row whether its route is paused."""
+    return sa.func.coalesce(checkpoint.c.holder, "").startswith(PAUSED)
 
 
 def report(connection: sa.Connection, route: str, token: int, error: str | None) -> None:

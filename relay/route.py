@@ -179,10 +179,14 @@ class Route:
                 case Grant():
                     return found, Trust(seconds, asked_at)
                 case Held(holder):
+                    what = "route is paused" if found.is_paused else "another relay has the lease"
                     if holder != told:
-                        facts = {"route": self.name, "holder": holder}
-                        log.info("another relay has the lease", extra=facts)
+                        log.info(what, extra={"route": self.name, "holder": holder})
                         told = holder
+                    if found.is_paused and self._until is not Until.FOREVER:
+                        raise GaveUpError(
+                            f"route {self.name} is paused: `outbox routes resume {self.name}`"
+                        )
                     patience.check(self.name, f"the relay {holder} has the lease")
                     self._stopping.wait(ACQUIRE_SECONDS)
         return None

@@ -12,6 +12,7 @@ from outbox.errors import ConfigurationError
 from outbox.table import outbox_checkpoint as checkpoint
 from relay.capture import Backlog, open_capture
 from relay.database import transaction
+from relay.lease import is_paused
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,6 +38,8 @@ class RouteStatus:
     """Dead letters, those included that are to be tried again."""
     parked_count: int
     """Events parked behind them."""
+    is_paused: bool
+    """An operator has paused it, so no relay runs it."""
     holder: str | None
     """The relay that runs it now; None where none does."""
     lease_expires_at: datetime | None
@@ -57,6 +60,7 @@ def route_status(engine: sa.Engine, settings: Settings) -> list[RouteStatus]:
     query = sa.select(
         checkpoint,
         (checkpoint.c.expires_at > clock.now()).label("is_held"),
+        is_paused().label("is_paused"),
     )
     with transaction(engine) as connection:
         rows = {row.route: row for row in connection.execute(query)}
@@ -86,7 +90,8 @@ def _status(
         backlog = _backlog(capture, settings, row and row.position)
     except ConfigurationError as exc:
         error = str(exc)
-    is_held = row is not None and bool(row.is_held)
+    paused = row is not None and bool(row.is_paused)
+    is_held = row is not None and bool(row.is_held) and not paused
     return RouteStatus(
         route=name,
         backlog_count=None if backlog is None else backlog.count,
@@ -94,6 +99,7 @@ def _status(
         lag_seconds=_lag(backlog, read_at),
         dead_count=letters.get((name, "dead"), 0) + letters.get((name, "requested"), 0),
         parked_count=letters.get((name, "parked"), 0),
+        is_paused=paused,
         holder=row.holder if row is not None and is_held else None,
         lease_expires_at=row.expires_at if row is not None and is_held else None,
         floor=row.position["floor"] if row is not None and row.position else None,

@@ -1,7 +1,9 @@
-"""`outbox routes`: what becomes of routes that are no longer there."""
+"""`outbox routes`: let a route rest for a while, and forget one that is no longer there."""
 
 from __future__ import annotations
 
+import getpass
+import socket
 from typing import Annotated
 
 import sqlalchemy as sa
@@ -14,12 +16,51 @@ from outbox.cli.output import counted
 from outbox.dead_letter import Filter
 from outbox.settings import RESERVED
 from outbox.table import outbox_checkpoint as checkpoint
+from relay import lease
 
 app = typer.Typer(
-    help="Forget a route that is no longer there.",
+    help="Pause a route, resume it, forget one that is no longer there.",
     invoke_without_command=True,
     callback=require_command,
 )
+
+
+@app.command("pause")
+def pause(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The route.")],
+    *,
+    reason: Annotated[
+        str, typer.Option(metavar="TEXT", help="Why, for `outbox status`.")
+    ] = "no reason was given",
+) -> None:
+    """Let a route rest, whichever relay runs it, until it is resumed.
+
+    Its events wait, and other routes go on. It survives restarts of relays. A publish that is under
+    way is finished; at least once, its events are sent again later.
+    """
+    run = of(context)
+    run.known_route(name)
+    with run.engine.begin() as connection:
+        if not lease.pause(connection, name, f"{getpass.getuser()}@{socket.gethostname()}", reason):
+            msg = f"route {name} is paused already"
+            raise FailedError(msg)
+    run.output.line(f"route {name} is paused: `outbox routes resume {name}` lets it go on")
+
+
+@app.command("resume")
+def resume(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The route.")],
+) -> None:
+    """Let a paused route go on, from where it was."""
+    run = of(context)
+    run.known_route(name)
+    with run.engine.begin() as connection:
+        if not lease.resume(connection, name):
+            msg = f"route {name} is not paused"
+            raise FailedError(msg)
+    run.output.line(f"route {name} goes on as soon as a relay runs")
 
 
 @app.command("forget")
@@ -37,7 +78,10 @@ def forget(
     if name in run.settings.routes:
         msg = f"route {name} is in the settings: take it out of there, on every relay, first"
         raise CommandLineError(msg)
-    held = sa.func.coalesce(checkpoint.c.expires_at > clock.now(), sa.false())
+    held = sa.and_(
+        sa.func.coalesce(checkpoint.c.expires_at > clock.now(), sa.false()),
+        sa.not_(lease.is_paused()),
+    )
     query = sa.select(held).where(checkpoint.c.route == name)
     with run.engine.connect() as connection:
         found = connection.execute(query).one_or_none()

@@ -77,6 +77,8 @@ def status(
 
 def state_of(route: RouteStatus) -> str:
     """Say in one word how a route is doing."""
+    if route.is_paused:
+        return "paused"
     if route.holder is None:
         return "stopped"
     return "running" if route.error is None else "held"
@@ -91,11 +93,16 @@ def _show(output: Output, routes: list[RouteStatus], consumers: list[dict[str, A
     for route in routes:
         if route.error is not None:
             since = "" if route.error_at is None else f" since {moment(route.error_at)}"
-            verb = "ended" if route.holder is None else "stands still"
-            output.line(f"{route.route} {verb}{since}: {route.error}", "bold red")
+            output.line(f"{route.route} {_verb(route)}{since}: {route.error}", "bold red")
     if consumers:
         output.line()
         output.table(CONSUMER_COLUMNS, [list(each.values()) for each in consumers])
+
+
+def _verb(route: RouteStatus) -> str:
+    if route.is_paused:
+        return "is paused"
+    return "ended" if route.holder is None else "stands still"
 
 
 def _cells(route: RouteStatus) -> tuple[object, ...]:

@@ -170,6 +170,31 @@ def test_status_counts_backlog_lag_and_letters(program: Program, url: str) -> No
     assert "oldest unsent event of kafka: " in text
 
 
+def test_a_route_is_paused_shown_and_resumed(program: Program, url: str) -> None:
+    insert(url, 2)
+    said = printed(program.call("routes", "pause", "kafka", "--reason", "topics are moved"))
+    assert said == "route kafka is paused: `outbox routes resume kafka` lets it go on\n"
+    (route,) = json.loads(printed(program.call("status", "--json")))["routes"]
+    assert (route["state"], route["is_paused"], route["holder"]) == ("paused", True, None)
+    assert (route["backlog_count"], route["error"]) == (2, "topics are moved")
+    text = printed(program.call("status"))
+    assert "kafka is paused since " in text
+    assert ": topics are moved\n" in text
+    done = program.call("routes", "pause", "kafka")
+    assert (done.returncode, done.stderr) == (1, "error: route kafka is paused already\n")
+    done = program.run("relay", "--drain")
+    assert (done.returncode, "`outbox routes resume kafka`" in done.stderr) == (1, True)
+    said = printed(program.call("routes", "resume", "kafka"))
+    assert said == "route kafka goes on as soon as a relay runs\n"
+    done = program.call("routes", "resume", "kafka")
+    assert (done.returncode, done.stderr) == (1, "error: route kafka is not paused\n")
+    (route,) = json.loads(printed(program.call("status", "--json")))["routes"]
+    assert (route["state"], route["error"]) == ("stopped", None)
+    for verb in ("pause", "resume"):
+        done = program.call("routes", verb, "kafak")
+        assert (done.returncode, "there is no route 'kafak'" in done.stderr) == (2, True)
+
+
 def test_dead_letters_are_listed_shown_replayed_and_discarded(program: Program, url: str) -> None:
     set_aside(url, Failure(envelope("k"), "too large"), Failure(envelope("k"), "p", "parked", 0))
     set_aside(url, Failure(envelope(), "bad", place="t[0]@7"), consumer="billing")

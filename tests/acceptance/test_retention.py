@@ -138,6 +138,15 @@ def test_a_route_that_is_in_use_is_not_forgotten(program: Program, url: str) -> 
     assert (done.returncode, "a relay runs route busy" in done.stderr) == (1, True)
 
 
+def test_a_paused_route_that_is_no_longer_there_is_forgotten(program: Program) -> None:
+    printed(program.call("routes", "pause", "kafka"))
+    for name in ("TRANSPORT", "BOOTSTRAP_SERVERS"):
+        del program.environment[f"OUTBOX_ROUTES__KAFKA__{name}"]
+    assert printed(program.call("routes", "forget", "kafka", "--yes")) == (
+        "route kafka is forgotten\n"
+    )
+
+
 def test_two_cannot_delete_at_the_same_time(program: Program, url: str) -> None:
     with sa.create_engine(url, poolclass=sa.NullPool).begin() as connection:
         lease.acquire(connection, "@retention", "app-1:7:abc", 60)

@@ -24,6 +24,7 @@ from outbox.settings import Settings
 from outbox.table import outbox_checkpoint, outbox_event
 from outbox.transports.memory import MemoryBroker
 from outbox.transports.memory.publishing import MemoryPublisher
+from relay import lease
 from relay.capture import open_capture
 from relay.capture.position import rewind
 from relay.daemon import Relay, Summary, Until
@@ -164,6 +165,69 @@ def test_a_running_relay_delivers_what_is_committed_meanwhile(world: World) -> N
         world.emit("b")
         eventually(lambda: world.arrived() == ["a", "b"])
     assert world.checkpoint().holder is None
+
+
+def pause(world: World, reason: str = "moving") -> None:
+    with world.engine.begin() as connection:
+        assert lease.pause(connection, "m", "ann@ops", reason)
+
+
+def resume(world: World) -> None:
+    with world.engine.begin() as connection:
+        assert lease.resume(connection, "m")
+
+
+def test_a_running_relay_rests_while_its_route_is_paused(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", logger="relay"), world.relay().running():
+        world.emit("a")
+        eventually(lambda: world.arrived() == ["a"])
+        # Stored, so that nothing of it comes again.
+        eventually(lambda: world.status().backlog_count == 0)
+        pause(world)
+        status = world.status()
+        assert (status.is_paused, status.holder, status.lease_expires_at) == (True, None, None)
+        assert (status.error, status.error_at is not None) == ("moving", True)
+        eventually(lambda: "route is paused" in caplog.messages)
+        world.emit("b")
+        assert world.relay().run(until=Until.DRAINED).exit_code == 1
+        assert world.arrived() == ["a"]
+        resume(world)
+        eventually(lambda: world.arrived() == ["a", "b"])
+    assert (world.status().is_paused, world.status().error) == (False, None)
+
+
+def test_a_relay_that_starts_later_waits_for_the_resume(world: World) -> None:
+    pause(world)
+    world.emit("a")
+    with world.relay().running():
+        eventually(lambda: world.checkpoint().holder == "(paused) ann@ops")
+        resume(world)
+        eventually(lambda: world.arrived() == ["a"])
+
+
+@pytest.mark.parametrize("until", [Until.DRAINED, Until.ONCE])
+def test_a_relay_that_is_to_finish_does_not_wait_for_a_paused_route(
+    world: World, until: Until
+) -> None:
+    pause(world)
+    started_at = time.monotonic()
+    summary = world.relay().run(until=until)
+    assert time.monotonic() - started_at < 5
+    assert summary.exit_code == 1
+    assert summary.routes["m"].error == "route m is paused: `outbox routes resume m`"
+
+
+def test_a_route_is_paused_and_resumed_once(world: World) -> None:
+    with world.engine.begin() as connection:
+        assert not lease.resume(connection, "m")
+        assert lease.pause(connection, "m", "ann@ops", "first")
+        assert not lease.pause(connection, "m", "bob@ops", "second")
+    assert world.status().error == "first"
+    resume(world)
+    world.emit("a")
+    assert world.drain().exit_code == 0
 
 
 @pytest.mark.parametrize(
