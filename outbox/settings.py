@@ -48,7 +48,7 @@ class RouteSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
 
     transport: str
-    """Name of the transport: `kafka` or `memory`."""
+    """Name of the transport: `kafka`, `memory`, or one that another package has added."""
     types: Annotated[list[str], Field(min_length=1)] = ["*"]
     """Globs over the event type, for instance `["shop.order.*"]`."""
     on_dead: Literal["park_key", "skip", "stop"] = "park_key"

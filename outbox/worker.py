@@ -23,7 +23,7 @@ from outbox.runner import runner_of
 from outbox.settings import ConsumerSettings
 from outbox.settlement import Counts
 from outbox.table import outbox_dead_letter, outbox_inbox
-from outbox.transports import transport_of
+from outbox.transports import receiving_transport_of
 
 if TYPE_CHECKING:
     import threading
@@ -225,7 +225,7 @@ def open_worker(consumer: Consumer, settings: Settings) -> Worker:
             " settings"
         )
     route = own.route or next(iter(settings.routes))
-    transport, options = transport_of(route, settings.route(route))
+    transport, options = receiving_transport_of(route, settings.route(route))
     topics = own.topics or _topics(consumer, lambda name: transport.topic_of(options, name))
     subscriber = transport.subscriber(route, options, consumer.name, topics)
     return Worker(consumer, subscriber, own)

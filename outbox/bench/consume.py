@@ -31,7 +31,7 @@ from outbox.consumer import Consumer
 from outbox.envelope import Envelope, new_id
 from outbox.settings import ConsumerSettings, RouteSettings
 from outbox.transport import Delivery, Message
-from outbox.transports import transport_of
+from outbox.transports import receiving_transport_of
 from outbox.worker import Worker, spare_collector
 
 if TYPE_CHECKING:
@@ -168,7 +168,8 @@ class Kafka:
     def subscriber(self, group: str) -> Subscriber:
         """Return what a worker receives from."""
         route = self._place.broker.route(self._topic, self._place.broker.delivery)
-        transport, options = transport_of(self._topic, RouteSettings.model_validate(route))
+        settings = RouteSettings.model_validate(route)
+        transport, options = receiving_transport_of(self._topic, settings)
         return transport.subscriber(self._topic, options, group, [self._topic])
 
 

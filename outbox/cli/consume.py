@@ -62,7 +62,7 @@ def consume(
     consumer = load(which)
     is_spared = gc.get_threshold() != threshold  # the application's own choice
     route = _route(run, consumer)
-    check_transports(settings, [route])
+    check_transports(settings, [route], receives=True)
     refuse_memory(settings, [route])
     configure_logs(log_format, log_level)
     worker = open_worker(consumer, settings)

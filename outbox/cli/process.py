@@ -11,7 +11,7 @@ import typer
 from outbox import log
 from outbox.cli.errors import CommandLineError
 from outbox.errors import ConfigurationError
-from outbox.transports import transport_of
+from outbox.transports import receiving_transport_of, transport_of
 
 if TYPE_CHECKING:
     from outbox.settings import Settings
@@ -45,11 +45,15 @@ def configure_logs(log_format: LogFormat, level: LogLevel) -> None:
     log.configure(log_format.value, levels[level.value.upper()])
 
 
-def check_transports(settings: Settings, routes: list[str]) -> None:
-    """Raise `CommandLineError` where what a route says of its transport is wrong."""
+def check_transports(settings: Settings, routes: list[str], *, receives: bool = False) -> None:
+    """Raise `CommandLineError` where what a route says of its transport is wrong.
+
+    With `receives`, also where a worker cannot receive by it.
+    """
+    check = receiving_transport_of if receives else transport_of
     for name in routes:
         try:
-            transport_of(name, settings.route(name))
+            check(name, settings.route(name))
         except ConfigurationError as exc:
             raise CommandLineError(str(exc)) from exc
 

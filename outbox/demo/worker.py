@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from outbox import settings
 from outbox.demo.billing import consumer
 from outbox.demo.naive import issue_invoices
-from outbox.transports import transport_of
+from outbox.transports import receiving_transport_of
 from relay.daemon import stopped_by_signals
 
 DATABASE: Final = "OUTBOX_DEMO_DATABASE"
@@ -29,7 +29,7 @@ billing = consumer(engine, os.environ[GROUP])
 def main() -> None:
     """Issue invoices without an inbox until told to stop."""
     route = settings.load().route(ROUTE)
-    transport, options = transport_of(ROUTE, route)
+    transport, options = receiving_transport_of(ROUTE, route)
     subscriber = transport.subscriber(ROUTE, options, billing.name, [route.options["topic"]])
     stop = threading.Event()
     with stopped_by_signals(stop):

@@ -1,8 +1,13 @@
-"""Names of transports, and the modules that implement them; a driver is imported when asked for."""
+"""Names of transports, and the modules that implement them; a driver is imported when asked for.
+
+Besides those of this package a name may be an entry point of the group `outbox.transports`, which
+any installed package can have.
+"""
 
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from pydantic import BaseModel, ValidationError
@@ -16,13 +21,16 @@ if TYPE_CHECKING:
     from outbox.settings import RouteSettings
     from outbox.transport import Publisher, Subscriber
 
+GROUP: Final = "outbox.transports"
+"""Of the entry points by which other packages add transports."""
 MODULES: Final = {
     "kafka": "outbox.transports.kafka",
     "memory": "outbox.transports.memory",
 }
+"""Those of this package; no other package can take their names."""
 
 
-class Transport(Protocol):
+class SendingTransport(Protocol):
     """What the module of a transport offers; it raises `ConfigurationError` where it cannot."""
 
     Options: type[BaseModel]
@@ -31,6 +39,10 @@ class Transport(Protocol):
     def publisher(self, route: str, options: Any, timeout: float, /) -> Publisher:
         """Make a publisher whose `publish` returns within `timeout` seconds."""
         ...
+
+
+class Transport(SendingTransport, Protocol):
+    """What it offers besides, where workers can receive from it too."""
 
     def subscriber(
         self, route: str, options: Any, group: str, topics: Sequence[str], /
@@ -43,23 +55,54 @@ class Transport(Protocol):
         ...
 
 
-def transport_of(route: str, settings: RouteSettings) -> tuple[Transport, BaseModel]:
+def transport_of(route: str, settings: RouteSettings) -> tuple[SendingTransport, BaseModel]:
     """Return a route's transport and its checked options, or raise `ConfigurationError`."""
+    name, where = settings.transport, f"routes.{route}.transport"
     try:
-        path = MODULES[settings.transport]
-    except KeyError:
-        known = ", ".join(sorted(MODULES))
-        msg = f"routes.{route}.transport: there is no transport {settings.transport!r}; use {known}"
-        raise ConfigurationError(msg) from None
-    try:
-        module = cast("Transport", import_module(path))
+        module = _load(name, where)
     except ImportError as exc:
-        msg = (
-            f"routes.{route}.transport: the driver of {settings.transport!r} is not installed"
-            f" ({exc.name})"
-        )
-        raise ConfigurationError(msg) from exc
+        raise ConfigurationError(
+            f"{where}: the driver of {name!r} is not installed ({exc.name})"
+        ) from exc
+    options = getattr(module, "Options", None)
+    if not (isinstance(options, type) and issubclass(options, BaseModel)):
+        raise ConfigurationError(f"{where}: {name!r} has no pydantic model called Options")
+    _require(module, "publisher", f"{where}: {name!r} is no transport")
     try:
-        return module, module.Options.model_validate(settings.options)
+        return cast("SendingTransport", module), options.model_validate(settings.options)
     except ValidationError as exc:
         raise ConfigurationError(describe(exc, "the settings", f"routes.{route}.")) from None
+
+
+def receiving_transport_of(route: str, settings: RouteSettings) -> tuple[Transport, BaseModel]:
+    """Return the same for a worker; raises `ConfigurationError` where it only publishes, too."""
+    transport, options = transport_of(route, settings)
+    for needed in ("subscriber", "topic_of"):
+        why = f"routes.{route}.transport: no worker can receive by {settings.transport!r}"
+        _require(transport, needed, why)
+    return cast("Transport", transport), options
+
+
+def _load(name: str, where: str) -> object:
+    path = MODULES.get(name)
+    if path is not None:
+        return import_module(path)
+    found = {each.value: each for each in entry_points(group=GROUP, name=name)}
+    if not found:
+        known = ", ".join(sorted({*MODULES, *entry_points(group=GROUP).names}))
+        raise ConfigurationError(f"{where}: there is no transport {name!r}; use {known}")
+    if len(found) > 1:
+        both = " and ".join(sorted(found))
+        raise ConfigurationError(
+            f"{where}: two installed packages offer a transport {name!r}, {both}: uninstall one"
+        )
+    (point,) = found.values()
+    try:
+        return point.load()
+    except AttributeError as exc:
+        raise ConfigurationError(f"{where}: {name!r} is to be {point.value}: {exc}") from exc
+
+
+def _require(module: object, needed: str, what: str) -> None:
+    if not callable(getattr(module, needed, None)):
+        raise ConfigurationError(f"{what}: it has no function {needed}")
