@@ -32,6 +32,7 @@ from relay.capture.position import (
     read_snapshot,
 )
 from relay.database import transaction
+from relay.lease import is_paused
 from relay.sql import statements
 
 if TYPE_CHECKING:
@@ -176,8 +177,15 @@ def _stamp(connection: sa.Connection) -> None:
 
 
 def _store(connection: sa.Connection, route: str, position: Position) -> None:
-    """Set the position; the new token turns away a relay that may still hold the route."""
+    """Set the position; the new token turns away a relay that may still hold the route.
+
+    A paused route stays paused.
+    """
     columns = outbox_checkpoint.c
+    holder, expires_at = (
+        sa.case((is_paused(), column), else_=sa.null())
+        for column in (columns.holder, columns.expires_at)
+    )
     connection.execute(
         sa.update(outbox_checkpoint)
         .where(columns.route == route)
@@ -185,7 +193,7 @@ def _store(connection: sa.Connection, route: str, position: Position) -> None:
             position=position.to_json(),
             version=columns.version + 1,
             token=columns.token + 1,
-            holder=None,
-            expires_at=None,
+            holder=holder,
+            expires_at=expires_at,
         )
     )

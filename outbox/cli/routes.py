@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 import socket
 from typing import Annotated
 
@@ -42,10 +43,17 @@ def pause(
     run = of(context)
     run.known_route(name)
     with run.engine.begin() as connection:
-        if not lease.pause(connection, name, f"{getpass.getuser()}@{socket.gethostname()}", reason):
+        if not lease.pause(connection, name, f"{_user()}@{socket.gethostname()}", reason):
             msg = f"route {name} is paused already"
             raise FailedError(msg)
     run.output.line(f"route {name} is paused: `outbox routes resume {name}` lets it go on")
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user needs no name
+        return f"user {os.getuid()}"
 
 
 @app.command("resume")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import getpass
 import json
+import os
 import select
 import signal
+import socket
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,7 +15,7 @@ import sqlalchemy as sa
 
 from outbox import dead_letter
 from outbox.dead_letter import Failure, Filter, Status
-from outbox.table import outbox_event
+from outbox.table import outbox_checkpoint, outbox_event
 from tests.acceptance.cli import Program, envelope, insert, set_aside
 from tests.waiting import eventually
 
@@ -193,6 +196,19 @@ def test_a_route_is_paused_shown_and_resumed(program: Program, url: str) -> None
     for verb in ("pause", "resume"):
         done = program.call("routes", verb, "kafak")
         assert (done.returncode, "there is no route 'kafak'" in done.stderr) == (2, True)
+
+
+def test_who_pauses_a_route_needs_no_name(
+    tmp_path: Path, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nobody() -> str:
+        raise KeyError("getpwuid(): uid not found: 4711")
+
+    monkeypatch.setattr(getpass, "getuser", nobody)
+    printed(at(tmp_path, sqlite_url).call("routes", "pause", "kafka"))
+    with sa.create_engine(sqlite_url, poolclass=sa.NullPool).connect() as connection:
+        holder = connection.scalar(sa.select(outbox_checkpoint.c.holder))
+    assert holder == f"(paused) user {os.getuid()}@{socket.gethostname()}"
 
 
 def test_dead_letters_are_listed_shown_replayed_and_discarded(program: Program, url: str) -> None:

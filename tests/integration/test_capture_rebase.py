@@ -12,8 +12,10 @@ import sqlalchemy as sa
 
 from outbox.errors import ForeignPositionError
 from outbox.table import outbox_checkpoint, outbox_event
+from relay import lease
 from relay.capture import Capture, open_capture
 from relay.capture.position import SerialPosition, Server, SnapshotPosition
+from relay.lease import Grant, Held
 from relay.rebase import rebase
 from tests.capturing import Reader, connect, writers
 from tools.servers.postgres import find_binaries
@@ -205,6 +207,20 @@ def test_a_position_of_another_kind_of_database_begins_anew(
         reader = Reader(capture, 2, capture.position(stored(engine, "kafka")))
         assert len(reader.drain()) == len(rows)
     assert rebase(engine, "kafka").counts == {}
+
+
+@pytest.mark.parametrize("kind", ["postgres", "sqlite", "mariadb"])
+def test_a_rebased_route_stays_paused(request: pytest.FixtureRequest, kind: str) -> None:
+    engine: sa.Engine = request.getfixturevalue(f"{kind}_engine")
+    other = SerialPosition(7) if kind == "postgres" else SNAPSHOT_OF_POSTGRES
+    store(engine, "kafka", other.to_json())
+    with engine.begin() as connection:
+        assert lease.pause(connection, "kafka", "ann@ops", "moving")
+    assert rebase(engine, "kafka").counts == {"kafka": 0}
+    with engine.begin() as connection:
+        assert lease.acquire(connection, "kafka", "relay", 15) == Held("(paused) ann@ops")
+        assert lease.resume(connection, "kafka")
+        assert isinstance(lease.acquire(connection, "kafka", "relay", 15), Grant)
 
 
 def test_on_mariadb_a_route_begins_anew_where_the_numbers_do(mariadb_engine: sa.Engine) -> None:
