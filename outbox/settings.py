@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from datetime import timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
@@ -14,6 +14,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainValidator,
     PositiveFloat,
     PositiveInt,
     SecretStr,
@@ -42,6 +43,33 @@ MAX_RECORD_BYTES = 1_000_000
 """The largest record that Kafka takes by default (1,048,588 bytes), less room for its framing."""
 
 
+def _start(value: object) -> Literal["beginning", "now"] | int | datetime:
+    # A TOML file has dates and times of its own; in the environment all is text.
+    found = value.isoformat() if isinstance(value, date) else value
+    if isinstance(found, str) and found not in {"beginning", "now"}:
+        try:
+            found = int(found) if found.isdecimal() else datetime.fromisoformat(found)
+        except ValueError:
+            found = None
+    match found:
+        case "beginning" | "now":
+            return found
+        case datetime():
+            return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
+        case int() if found >= 1 and not isinstance(found, bool):
+            return found
+    msg = (
+        "is neither beginning nor now, nor a time such as 2026-05-01T08:00 (UTC unless it has a"
+        " zone), nor the sequence of an event"
+    )
+    raise ValueError(msg)
+
+
+Start = Annotated[Literal["beginning", "now"] | int | datetime, PlainValidator(_start)]
+"""Where a route that never ran starts: an int is the sequence of the first event, a time is with
+the first event from then on."""
+
+
 class RouteSettings(BaseModel):
     """One route: which events go where, and how. What the transport needs stands beside it."""
 
@@ -54,8 +82,8 @@ class RouteSettings(BaseModel):
     on_dead: Literal["park_key", "skip", "stop"] = "park_key"
     """What follows a dead letter: later events of its key are parked behind it, or not, or the
     route stops."""
-    start: Literal["beginning", "now"] = "beginning"
-    """Where a route that never ran starts."""
+    start: Start = "beginning"
+    """Where a route that never ran starts: `beginning`, `now`, a time, or an event's sequence."""
     page_size: Annotated[int, Field(ge=1, le=50_000)] = 10_000
     """Rows read and published at once, at most."""
     lease_seconds: Annotated[float, Field(ge=1)] = 15.0

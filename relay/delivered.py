@@ -58,8 +58,8 @@ def delivered(
             positions[name] = position
         elif name not in settings:
             return Held(f"route {name} has no position yet, and stands in the database alone")
-        elif settings[name].start == "beginning":
-            return Held(f"route {name} never ran, and is to start with the first event")
+        elif settings[name].start != "now":
+            return Held(f"route {name} never ran, and is to start with events of the past")
     if not positions:
         return Held("no route has run yet")
     floors: dict[str, int] = {}

@@ -13,6 +13,7 @@ from outbox.table import outbox_checkpoint as checkpoint
 from relay.capture import Backlog, open_capture
 from relay.database import transaction
 from relay.lease import is_paused
+from relay.start import starting_position
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -69,7 +70,7 @@ def route_status(engine: sa.Engine, settings: Settings) -> list[RouteStatus]:
     capture = open_capture(engine)
     try:
         return [
-            _status(capture, name, route, rows.get(name), letters, read_at)
+            _status(engine, capture, name, route, rows.get(name), letters, read_at)
             for name, route in settings.routes.items()
         ]
     finally:
@@ -77,6 +78,7 @@ def route_status(engine: sa.Engine, settings: Settings) -> list[RouteStatus]:
 
 
 def _status(
+    engine: sa.Engine,
     capture: Capture,
     name: str,
     settings: RouteSettings,
@@ -87,7 +89,7 @@ def _status(
     error = row and row.error
     backlog: Backlog | None = None
     try:
-        backlog = _backlog(capture, settings, row and row.position)
+        backlog = _backlog(engine, capture, settings, row and row.position)
     except ConfigurationError as exc:
         error = str(exc)
     paused = row is not None and bool(row.is_paused)
@@ -110,13 +112,13 @@ def _status(
 
 
 def _backlog(
-    capture: Capture, settings: RouteSettings, stored: Mapping[str, Any] | None
+    engine: sa.Engine, capture: Capture, settings: RouteSettings, stored: Mapping[str, Any] | None
 ) -> Backlog:
     if stored is not None:
         return capture.backlog(capture.position(stored))
     if settings.start == "now":
         return Backlog(0, None)
-    return capture.backlog(capture.beginning())
+    return capture.backlog(starting_position(engine, capture, settings.start))
 
 
 def _lag(backlog: Backlog | None, read_at: datetime | None) -> float | None:

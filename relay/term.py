@@ -37,6 +37,7 @@ from relay.progress import Aside
 from relay.reader import PageQueue, Reader
 from relay.recovery import resume
 from relay.stall import Stall, TermOverError
+from relay.start import starting_position
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -180,7 +181,7 @@ class Term:
             self._engine, capture, self._checkpoint, progress, self._route, self._source
         )
         if position is None:
-            position = capture.now() if self._settings.start == "now" else capture.beginning()
+            position = starting_position(self._engine, capture, self._settings.start)
         # What commits from here on is not to be missed, whatever happens before the first page;
         # and progress recorded from now on is told from that of an earlier life of the route.
         self._checkpoint.settle(position)

@@ -14,9 +14,9 @@ from outbox.cli.invocation import of
 from outbox.cli.output import counted
 from outbox.cli.times import parse_since
 from outbox.table import outbox_checkpoint as checkpoint
-from outbox.table import outbox_event
 from relay.capture import Capture, Position, open_capture
 from relay.capture.position import rewind
+from relay.start import sequence_before
 
 ATTEMPTS: Final = 100
 """How often to try again when a busy relay has moved the position meanwhile."""
@@ -51,7 +51,7 @@ def replay(
         raise CommandLineError(msg)
     capture = open_capture(run.engine)
     try:
-        seq = _target(run.engine, since, 0 if beginning else after)
+        seq = after or 0 if since is None else sequence_before(run.engine, since)
         count = _count(run.engine, capture, route, seq)
         if count == 0 or dry_run:
             run.output.line(f"route {route}: {_announcement(count)}")
@@ -68,17 +68,6 @@ def _announcement(count: int) -> str:
     if count == 0:
         return "nothing was sent after that, so there is nothing to send again"
     return f"{counted(count, 'event')} will be sent again, but for types that it leaves out"
-
-
-def _target(engine: sa.Engine, since: datetime | None, after: int | None) -> int:
-    """Return the sequence behind which everything is to be sent again."""
-    if since is None:
-        return after or 0
-    first = sa.select(sa.func.min(outbox_event.c.seq)).where(outbox_event.c.time >= since)
-    last = sa.select(sa.func.max(outbox_event.c.seq))
-    with engine.connect() as connection:
-        found = connection.scalar(first)
-        return connection.scalar(last) or 0 if found is None else found - 1
 
 
 def _count(engine: sa.Engine, capture: Capture, route: str, seq: int) -> int:

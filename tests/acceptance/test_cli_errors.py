@@ -93,6 +93,26 @@ def test_a_setting_that_there_is_not_is_named(program: Program) -> None:
     )
 
 
+@pytest.mark.parametrize("start", ["yesterday", "0", "-1", "2026-13-01", ""])
+def test_a_start_that_is_none_is_told_what_it_may_be(settled: Program, start: str) -> None:
+    found = sentence(settled.call("status", OUTBOX_ROUTES__KAFKA__START=start), 2)
+    assert "routes.kafka.start: is neither beginning nor now, nor a time such as" in found
+
+
+@pytest.mark.parametrize("start", ["true", "0", "1.5", '["now"]'])
+def test_a_start_in_the_file_is_checked_as_well(settled: Program, start: str) -> None:
+    (settled.folder / "outbox.toml").write_text(f"[routes.kafka]\nstart = {start}\n")
+    assert "routes.kafka.start: is neither" in sentence(settled.call("status"), 2)
+
+
+@pytest.mark.parametrize(
+    "start", ["2026-05-01T08:00:00Z", "2026-05-01T08:00:00", "2026-05-01", "7", '"now"']
+)
+def test_a_start_in_the_file_may_be_a_time_or_a_number(settled: Program, start: str) -> None:
+    (settled.folder / "outbox.toml").write_text(f"[routes.kafka]\nstart = {start}\n")
+    assert settled.call("status").returncode == 0
+
+
 def test_a_list_in_the_environment_that_is_no_json_is_told_how_to_write(settled: Program) -> None:
     done = settled.call("status", OUTBOX_ROUTES__KAFKA__TYPES="shop.*")
     assert sentence(done, 2) == (

@@ -7,6 +7,7 @@ import time
 import uuid
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -165,6 +166,54 @@ def test_a_running_relay_delivers_what_is_committed_meanwhile(world: World) -> N
         world.emit("b")
         eventually(lambda: world.arrived() == ["a", "b"])
     assert world.checkpoint().holder is None
+
+
+HOURS = {"a": 8, "b": 9, "c": 11, "d": 10}
+
+
+@pytest.mark.parametrize(
+    ("start", "arrived"),
+    [
+        ("2026-05-01T09:00", ["b", "c", "d"]),
+        ("2026-05-01T11:00:01+02:00", ["c", "d"]),
+        ("2026-05-01T10:00:00Z", ["c", "d"]),
+        ("2026-05-01", ["a", "b", "c", "d"]),
+        ("2026-05-02", []),
+        (3, ["c", "d"]),
+        ("4", ["d"]),
+        (1, ["a", "b", "c", "d"]),
+        (1000, []),
+    ],
+)
+def test_a_new_route_starts_at_a_time_or_at_an_event(
+    engine: sa.Engine, start: object, arrived: list[str]
+) -> None:
+    world = make_world(engine, start=start)
+    for name, hour in HOURS.items():
+        moment = datetime(2026, 5, 1, hour, tzinfo=UTC)
+        with engine.begin() as connection:
+            row = {"type": TYPE, "data": name.encode(), "time": moment}
+            connection.execute(sa.insert(outbox_event).values(row))
+    assert world.status().backlog_count == len(arrived)
+    world.drain()
+    assert world.arrived() == arrived
+    world.emit("later")
+    world.drain()
+    assert world.arrived() == [*arrived, "later"]
+
+
+def test_what_is_open_when_a_route_starts_at_an_event_is_not_missed(
+    postgres_engine: sa.Engine,
+) -> None:
+    world = make_world(postgres_engine, start=3)
+    with postgres_engine.connect() as writer:
+        row = {"type": TYPE, "data": b"open"}
+        writer.execute(sa.insert(outbox_event).values(row))
+        world.emit("b", "c")
+        world.drain()
+        writer.commit()
+    world.drain()
+    assert world.arrived() == ["c", "open"]
 
 
 def pause(world: World, reason: str = "moving") -> None:

@@ -21,6 +21,7 @@ from relay.delivered import Delivered, Held, delivered
 HERE = Server("7001", "2a9ae0f1-5a0e-4b9a-8f3e-0d5e3f0a3c11")
 ROUTE = RouteSettings(transport="memory")
 NOW = RouteSettings(transport="memory", start="now")
+THIRD = RouteSettings(transport="memory", start=3)
 
 
 def at(floor: int, snapshot: str = "10:10:", late: LatePass | None = None) -> dict[str, Any]:
@@ -46,6 +47,7 @@ def test_what_a_late_pass_delivered_waits_for_its_end() -> None:
     [
         ({"a": ROUTE, "b": ROUTE}, {"a": at(9)}, "route b never ran"),
         ({"a": ROUTE}, {"a": at(9), "gone": None}, "route gone has no position yet"),
+        ({"a": ROUTE, "b": THIRD}, {"a": at(9)}, "route b never ran"),
         ({"a": NOW}, {}, "no route has run yet"),
         ({"a": NOW}, {"a": None}, "no route has run yet"),
         ({}, {}, "no route has run yet"),
