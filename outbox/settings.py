@@ -70,6 +70,22 @@ Start = Annotated[Literal["beginning", "now"] | int | datetime, PlainValidator(_
 the first event from then on."""
 
 
+def _where(value: object) -> object:
+    if not isinstance(value, dict):
+        return value
+    for name in value:
+        if name in _NOT_FILTERED:
+            msg = f"a route cannot choose events by {name}"
+            raise ValueError(msg)
+    return {name: [globs] if isinstance(globs, str) else globs for name, globs in value.items()}
+
+
+_NOT_FILTERED: Final = {"type", "time", "sequence", "specversion", "data", "data_base64"}
+"""`types` is for the type; by the others nobody divides events."""
+Where = Annotated[dict[str, Annotated[list[str], Field(min_length=1)]], BeforeValidator(_where)]
+"""Globs by the CloudEvents name of an attribute, or by the name of a header of one's own."""
+
+
 class RouteSettings(BaseModel):
     """One route: which events go where, and how. What the transport needs stands beside it."""
 
@@ -79,6 +95,9 @@ class RouteSettings(BaseModel):
     """Name of the transport: `kafka`, `memory`, or one that another package has added."""
     types: Annotated[list[str], Field(min_length=1)] = ["*"]
     """Globs over the event type, for instance `["shop.order.*"]`."""
+    where: Where = {}
+    """Globs over other attributes of the envelope, for instance `{"source": ["/eu/*"]}`; each one
+    named has to be there and to match."""
     on_dead: Literal["park_key", "skip", "stop"] = "park_key"
     """What follows a dead letter: later events of its key are parked behind it, or not, or the
     route stops."""

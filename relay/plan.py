@@ -13,7 +13,6 @@ too much for the broker, the page is split, and its parts are worked off one aft
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Literal, assert_never
 
 from outbox.errors import (
@@ -34,32 +33,6 @@ if TYPE_CHECKING:
     from outbox.transport import Outcome
 
 OnDead = Literal["park_key", "skip", "stop"]
-
-KNOWN_TYPES = 10_000
-"""Types whose filter result is remembered from one page to the next, at most."""
-
-
-class TypeFilter:
-    """Tells by its globs which event types a route carries."""
-
-    def __init__(self, globs: Sequence[str]) -> None:
-        self._globs = tuple(globs)
-        self._takes_all = "*" in self._globs
-        self._known: dict[bytes, bool] = {}
-
-    def select(self, events: Rows) -> Sequence[int]:
-        """Return the indexes of the events that the route carries, in order."""
-        if self._takes_all:
-            return range(len(events))
-        types = events.types()
-        if len(self._known) > KNOWN_TYPES:
-            self._known.clear()
-        for name in set(types) - self._known.keys():
-            self._known[name] = self._takes(name.decode())
-        return [index for index, name in enumerate(types) if self._known[name]]
-
-    def _takes(self, name: str) -> bool:
-        return any(fnmatchcase(name, glob) for glob in self._globs)
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ from outbox.transports import transport_of
 from relay import plan
 from relay.capture import open_capture
 from relay.checkpoint import Checkpoint
+from relay.filter import EventFilter
 from relay.group import group
 from relay.guarantee import guarantee_of
 from relay.letters import Letters
@@ -105,7 +106,7 @@ class Term:
             engine, grant, settings.lease_seconds, trust, on_failure=self._fail
         )
         self._queue = PageQueue()
-        self._filter = plan.TypeFilter(settings.types)
+        self._filter = EventFilter(settings.types, settings.where)
         self._stall = self._new_stall(self._report)
         self._reader: Reader | None = None
         self._portion = MAX_PORTION

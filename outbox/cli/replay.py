@@ -67,7 +67,7 @@ def replay(
 def _announcement(count: int) -> str:
     if count == 0:
         return "nothing was sent after that, so there is nothing to send again"
-    return f"{counted(count, 'event')} will be sent again, but for types that it leaves out"
+    return f"{counted(count, 'event')} will be sent again, but for those that it leaves out"
 
 
 def _count(engine: sa.Engine, capture: Capture, route: str, seq: int) -> int:

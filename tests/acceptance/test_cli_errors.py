@@ -113,6 +113,21 @@ def test_a_start_in_the_file_may_be_a_time_or_a_number(settled: Program, start: 
     assert settled.call("status").returncode == 0
 
 
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        ('{"time": "x"}', "routes.kafka.where: a route cannot choose events by time"),
+        ('{"tenant": []}', "routes.kafka.where.tenant: "),
+        ('{"tenant": 7}', "routes.kafka.where.tenant: "),
+        ('"tenant"', "routes.kafka.where: "),
+    ],
+)
+def test_attributes_that_cannot_be_chosen_by_are_named(
+    settled: Program, where: str, said: str
+) -> None:
+    assert said in sentence(settled.call("status", OUTBOX_ROUTES__KAFKA__WHERE=where), 2)
+
+
 def test_a_list_in_the_environment_that_is_no_json_is_told_how_to_write(settled: Program) -> None:
     done = settled.call("status", OUTBOX_ROUTES__KAFKA__TYPES="shop.*")
     assert sentence(done, 2) == (

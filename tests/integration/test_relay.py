@@ -168,6 +168,23 @@ def test_a_running_relay_delivers_what_is_committed_meanwhile(world: World) -> N
     assert world.checkpoint().holder is None
 
 
+def test_events_whose_attributes_the_route_leaves_out_are_passed_over(engine: sa.Engine) -> None:
+    world = make_world(engine, where={"tenant": ["acme"], "subject": "order/*"})
+    for name, tenant in {"a": "acme", "b": "globex", "c": "acme"}.items():
+        row = {
+            "type": TYPE,
+            "data": name.encode(),
+            "subject": f"order/{name}",
+            "headers": {"tenant": tenant},
+        }
+        with engine.begin() as connection:
+            connection.execute(sa.insert(outbox_event).values(row))
+    world.emit("d")
+    world.drain()
+    assert world.arrived() == ["a", "c"]
+    assert world.status().backlog_count == 0
+
+
 HOURS = {"a": 8, "b": 9, "c": 11, "d": 10}
 
 

@@ -20,6 +20,7 @@ from outbox.errors import (
 from outbox.rows import Rows
 from outbox.transport import PUBLISHED, Dead, Outcome, Published, Retry
 from relay import plan
+from relay.filter import EventFilter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -211,7 +212,7 @@ def test_events_of_blocked_keys_are_parked_unpublished() -> None:
 
 def test_events_that_the_route_does_not_carry_are_settled() -> None:
     events = Rows.of([event(0, "a", "x"), event(1, "a", "y"), event(2, "a", "x")])
-    chosen = plan.TypeFilter(["y"]).select(events)
+    chosen = EventFilter(["y"], {}).select(events)
     work = plan.begin(events, chosen, frozenset())
     assert (list(work.indexes), work.settled_count) == ([1], 1)
     assert plan.after(work, [PUBLISHED], "park_key").settled_count == 3
@@ -220,31 +221,6 @@ def test_events_that_the_route_does_not_carry_are_settled() -> None:
 def test_a_wrong_number_of_outcomes_is_refused() -> None:
     with pytest.raises(ValueError, match="1 outcomes for 2 events"):
         plan.after(begin(["a", "b"]), [PUBLISHED], "skip")
-
-
-@pytest.mark.parametrize(
-    ("globs", "expected"),
-    [
-        (["*"], [0, 1, 2]),
-        (["shop.*"], [0, 1]),
-        (["shop.order.*", "till.*"], [0, 2]),
-        (["Shop.*"], []),
-    ],
-)
-def test_types_are_chosen_by_globs(globs: list[str], expected: list[int]) -> None:
-    names = ["shop.order.placed", "shop.stock", "till.opened"]
-    events = Rows.of([event(index, None, name) for index, name in enumerate(names)])
-    chooser = plan.TypeFilter(globs)
-    assert list(chooser.select(events)) == expected
-    assert list(chooser.select(events)) == expected
-
-
-def test_the_filter_forgets_when_there_are_too_many_types(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "KNOWN_TYPES", 2)
-    chooser = plan.TypeFilter(["t1*"])
-    events = Rows.of([event(index, None, f"t{index}") for index in range(13)])
-    assert list(chooser.select(events)) == [1, 10, 11, 12]
-    assert list(chooser.select(events)) == [1, 10, 11, 12]
 
 
 def letter(number: int, key: str | None) -> Letter:
