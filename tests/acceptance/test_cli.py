@@ -286,7 +286,7 @@ def test_relay_drains_and_replays_to_kafka(
 
     move = ["replay", "--route", "kafka"]
     dry = printed(program.call(*move, "--beginning", "--dry-run"))
-    assert dry == "route kafka: 5 events will be sent again, but for types that it leaves out\n"
+    assert dry == "route kafka: 5 events will be sent again, but for those that it leaves out\n"
     assert "nothing was sent after that" in printed(program.call(*move, "--since", "2999-01-01"))
     assert program.call(*move, "--beginning").returncode == 2  # nobody confirms it
     third = documents(printed(program.call("events", "list", "--json")))[2]["sequence"]
