@@ -191,7 +191,8 @@ def ready(
     requested letter without a key. Without `heads_only`, those that follow the first come too, up
     to the next dead one of the key.
     """
-    found = _ready_after(connection, stage, owner, limit, 0, heads_only=heads_only)
+    query = _ready(heads_only=heads_only)
+    found = connection.execute(query, {"stage": stage, "owner": owner, "limit": limit})
     return [from_row(row) for row in found]
 
 
@@ -201,28 +202,21 @@ def take(connection: sa.Connection, stage: Stage, owner: str) -> Letter | None:
     One that another transaction has locked is passed over, and no other one is locked: databases
     without locks on rows (SQLite) have one writer anyway.
     """
-    after = 0
-    while found := _ready_after(connection, stage, owner, CANDIDATES, after):
-        for candidate in found:
+    bound = {"stage": stage, "owner": owner, "limit": CANDIDATES, "after": 0}
+    while ids := connection.scalars(_candidates(), bound).all():
+        for chosen in ids:
             # By its id: MariaDB locks each row that it looks at, and to find one it looks at many.
-            row = connection.execute(_LOCK, {"chosen": candidate.id}).one_or_none()
+            row = connection.execute(_LOCK, {"chosen": chosen}).one_or_none()
             if row is not None:
                 return from_row(row)
-        after = found[-1].id
+        bound["after"] = ids[-1]
     return None
 
 
-def _ready_after(
-    connection: sa.Connection,
-    stage: Stage,
-    owner: str,
-    limit: int,
-    after: int,
-    *,
-    heads_only: bool = True,
-) -> Sequence[sa.Row[Any]]:
-    bound = {"stage": stage, "owner": owner, "limit": limit, "after": after}
-    return connection.execute(_ready(heads_only=heads_only), bound).all()
+@lru_cache
+def _candidates() -> sa.Select[Any]:
+    after = sa.bindparam("after", type_=letters.c.id.type)
+    return _ready(heads_only=True).with_only_columns(letters.c.id).where(letters.c.id > after)
 
 
 @lru_cache
@@ -241,7 +235,6 @@ def _ready(*, heads_only: bool) -> sa.Select[Any]:
     return (
         sa.select(letters)
         .where(letters.c.stage == stage, letters.c.owner == owner, *_TO_BE_TRIED)
-        .where(letters.c.id > sa.bindparam("after", type_=letters.c.id.type))
         .where(sa.or_(letters.c.type.is_(None), ~before.exists()))
         .order_by(letters.c.id)
         .limit(sa.bindparam("limit"))
