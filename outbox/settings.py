@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
@@ -30,7 +30,7 @@ from pydantic_settings import (
 )
 from sqlalchemy.exc import ArgumentError
 
-from outbox.age import read_age
+from outbox.age import read_age, read_moment
 from outbox.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -48,14 +48,14 @@ def _start(value: object) -> Literal["beginning", "now"] | int | datetime:
     found = value.isoformat() if isinstance(value, date) else value
     if isinstance(found, str) and found not in {"beginning", "now"}:
         try:
-            found = int(found) if found.isdecimal() else datetime.fromisoformat(found)
+            found = int(found) if found.isdecimal() else read_moment(found)
         except ValueError:
             found = None
     match found:
         case "beginning" | "now":
             return found
         case datetime():
-            return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
+            return found
         case int() if found >= 1 and not isinstance(found, bool):
             return found
     msg = (

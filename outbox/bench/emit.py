@@ -150,13 +150,12 @@ def _hooks(engine: sa.Engine, rounds: int) -> list[Round]:
 
 def _hooks_round(engine: sa.Engine, contenders: Mapping[str, type[Session]], number: int) -> Round:
     """Let them take turns, one transaction each; return the typical ones."""
-    found: dict[str, list[Figures]] = {name: [] for name in contenders}
-    for turn in range(HOOKS_REPEATS):
-        names = list(contenders) if (number + turn) % 2 else list(contenders)[::-1]
-        for name in names:
-            place = partial(_place, session_class=contenders[name])
-            found[name].append(_turn(place, engine, 0, "", repeats=1))
+    turns = {
+        name: partial(_turn, partial(_place, session_class=each), engine, 0, "", repeats=1)
+        for name, each in contenders.items()
+    }
+    rounds = [taken(turns, number + turn) for turn in range(HOOKS_REPEATS)]
     return {
-        name: {metric: statistics.median(each[metric] for each in turns) for metric in turns[0]}
-        for name, turns in found.items()
+        name: {metric: statistics.median(each[name][metric] for each in rounds) for metric in first}
+        for name, first in rounds[0].items()
     }

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import typer
 
-from outbox.age import read_age
+from outbox.age import read_age, read_moment
 
 
 def since(text: str, now: datetime) -> datetime:
@@ -17,8 +17,7 @@ def since(text: str, now: datetime) -> datetime:
     age = read_age(text)
     if age is not None:
         return now - age
-    moment = datetime.fromisoformat(text.strip())
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+    return read_moment(text.strip())
 
 
 def parse_since(text: str) -> datetime:

@@ -35,7 +35,7 @@ def event(**changed: Any) -> Envelope:
 )
 def test_types_are_chosen_by_globs(globs: list[str], expected: list[int]) -> None:
     names = ["shop.order.placed", "shop.stock", "till.opened"]
-    events = Rows.of([event(type=name) for index, name in enumerate(names)])
+    events = Rows.of([event(type=name) for name in names])
     chooser = EventFilter(globs, {})
     assert list(chooser.select(events)) == expected
     assert list(chooser.select(events)) == expected
