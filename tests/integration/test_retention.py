@@ -44,7 +44,7 @@ def test_events_go_once_every_route_has_delivered_them_and_they_are_old(engine: 
     given = settings(engine, "a", "b", events="50s")
     deliver(engine, "a")
     done = swept(engine, given)
-    assert done.walks["events"].held == "route b never ran, and is to start with the first event"
+    assert done.walks["events"].held == "route b never ran, and is to start with events of the past"
     deliver(engine, "b", count=3)
     done = swept(engine, given)
     assert stored(engine) == [4, 5, 6, 7, 8]
