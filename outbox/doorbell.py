@@ -36,11 +36,11 @@ CHANNEL: Final = (
 )
 """The channel's name; by the table's schema, because the server keeps databases apart itself."""
 RING: Final = f"SELECT pg_notify(({CHANNEL}), '')"
-INTERVAL_SECONDS: Final = 0.01
+INTERVAL_SECONDS: Final = 0.02
 """The shortest time between two rings of one process.
 
-A relay that found something looks again after 1 ms, five times, and then after 2, 4, 8 … ms, so
-more rings would only cost.
+A relay that found something looks again after 1 ms, five times, and then after 2, 4, 8 … ms: eight
+times within this time, so that more rings would only cost.
 """
 REST_SECONDS: Final = 60.0
 """A connection that was not used for so long is closed; the next ring opens another one."""
@@ -65,7 +65,7 @@ class Doorbell:
 
     It hears the commits of every Session and Connection of the engine, asynchronous ones included;
     what commits otherwise, a driver's own connection for instance, calls `ring`. Many commits are
-    one ring, at most a hundred a second. A commit pays for setting a flag, waits for nothing and
+    one ring, at most fifty a second. A commit pays for setting a flag, waits for nothing and
     sees no failure: those are logged, once, and tried again after a while.
 
     The first ring starts a daemon thread, which connects as the engine does, outside of its pool;

@@ -15,7 +15,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from tests.absence import mark, skipped_unless_ci
 from tests.waiting import eventually
 from tools.servers import KafkaServer, ServerAbsentError, kafka
-from tools.servers.kafka import find_jars, find_java
+from tools.servers.kafka import JARS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,8 +43,7 @@ def pytest_report_header() -> str:
     if given:
         return f"kafka: {given}"
     try:
-        find_java()
-        return f"kafka: started when needed, from {find_jars()}"
+        return f"kafka: started when needed, from {JARS.find()}"
     except ServerAbsentError:
         return "kafka: absent"
 
@@ -57,8 +56,7 @@ def kafka_server() -> Iterator[str]:
         yield given
         return
     with skipped_unless_ci():
-        find_java()
-        find_jars()
+        JARS.find()
     with kafka() as server:
         yield server.bootstrap_servers
 
@@ -100,8 +98,7 @@ def kafka_topic(new_topic: TopicFactory) -> str:
 def own_kafka() -> Iterator[KafkaServer]:
     """A broker of the test's own, to stop, kill and freeze."""
     with skipped_unless_ci():
-        find_java()
-        find_jars()
+        JARS.find()
     with kafka() as server:
         yield server
 

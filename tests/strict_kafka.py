@@ -27,7 +27,7 @@ from outbox.transports import kafka
 from outbox.transports.kafka.transactional import TransactionalKafkaPublisher
 from tests.absence import skipped_unless_ci
 from tools.servers import KafkaServer
-from tools.servers.kafka import find_jars, find_java
+from tools.servers.kafka import JARS
 from tools.servers.process import LOOPBACK, free_port
 
 if TYPE_CHECKING:
@@ -123,8 +123,7 @@ def strict_kafka(password: str) -> Iterator[StrictKafka]:
         ),
     }
     with skipped_unless_ci():
-        find_java()
-        find_jars()
+        JARS.find()
     with tempfile.TemporaryDirectory(prefix="outbox-kafka-", ignore_cleanup_errors=True) as path:
         server = KafkaServer(Path(path), properties=properties)
         text = server._settings.read_text()

@@ -59,9 +59,16 @@ def watched_relay(*, url: str, name: str, route: Mapping[str, Any]) -> None:
     _relay(settings, name, engine)
 
 
-def poll_by_hand(*, database: Mapping[str, Any], kafka: Mapping[str, str], topic: str) -> None:
+def poll_by_hand(
+    *,
+    database: Mapping[str, Any],
+    kafka: Mapping[str, str],
+    topic: str,
+    transactional_id: str | None,
+    progress_topic: str | None,
+) -> None:
     """Relay by the hand-written script until killed."""
-    poll.relay(database, kafka, topic)
+    poll.relay(database, kafka, topic, transactional_id, progress_topic)
 
 
 BY_NAME: Final[Mapping[str, Callable[..., Any]]] = {

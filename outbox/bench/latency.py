@@ -2,7 +2,7 @@
 
 A writer commits one event at a time, as an application does, and notes when its commit returned;
 a reader notes when the record is there. Both are threads of one process, on one clock. The same is
-done for a record that is produced without a database, and with a hand-written script between.
+done for a record that is produced without a database, and with hand-written scripts between.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from outbox.bench.relay import BY_HAND, relay_name
 from outbox.bench.report import Series, percentile
 from outbox.bench.rounds import is_warm, taken
 from outbox.bench.shop import order_placed
+from outbox.bench.tables import EXACTLY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -54,14 +55,17 @@ SHOWN: Final = (*range(100), 99.5, 99.9, 100)
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """One way from the commit to the broker through a relay."""
+    """One way from the commit to the broker, through a relay or the hand-written script."""
 
     delivery: str
-    has_doorbell: bool
+    has_doorbell: bool = False
+    is_by_hand: bool = False
 
     @property
     def name(self) -> str:
         """As people read it."""
+        if self.is_by_hand:
+            return f"{BY_HAND}, {self.delivery}"
         name = relay_name(self.delivery)
         return name if self.has_doorbell else f"{name}, no doorbell"
 
@@ -87,13 +91,15 @@ class Plan:
 
 def measure(place: Place, plan: Plan, tell: Callable[[str], None]) -> Iterator[Series]:
     """Measure the latencies, then what an idle relay costs; yield a series for each."""
+    by_hand = [Way(each, is_by_hand=True) for each in plan.deliveries]
     ways = [Way(each, has_bell) for each in plan.deliveries for has_bell in plan.doorbells]
-    contenders = {DIRECT: None, BY_HAND: None, **{way.name: way for way in ways}}
+    contenders: dict[str, Way | None] = {DIRECT: None}
+    contenders |= {way.name: way for way in (*by_hand, *ways)}
     samples: dict[str, list[float]] = {name: [] for name in contenders}
 
     def turn(plan: Plan, name: str) -> list[float]:
         with place.broker.topic("latency") as topic:
-            return _latencies(place, plan, name, contenders[name], topic)
+            return _latencies(place, plan, contenders[name], topic)
 
     def measured(number: int, name: str) -> Figures:
         tell(f"round {number + 1} of {plan.rounds}: {name}")
@@ -126,28 +132,42 @@ def measure(place: Place, plan: Plan, tell: Callable[[str], None]) -> Iterator[S
         yield Series(kind="idle", where={"seconds": plan.idle_seconds}, rounds=[idle])
 
 
-def _latencies(place: Place, plan: Plan, name: str, way: Way | None, topic: str) -> list[float]:
+def _latencies(place: Place, plan: Plan, way: Way | None, topic: str) -> list[float]:
     """Return the milliseconds of each event through one contender."""
-    if name == DIRECT:
+    if way is None:
         with _direct(place, plan, topic) as write, _arrivals(place, topic) as arrivals:
             return _timed(plan, write, arrivals, lambda: None)
-    function, arguments = _contender(place, way, topic)
     with (
+        _contender(place, way, topic) as (function, arguments),
         Child(function, arguments) as child,
-        _committing(place, plan, has_doorbell=way is not None and way.has_doorbell) as write,
+        _committing(place, plan, has_doorbell=way.has_doorbell) as write,
         _arrivals(place, topic) as arrivals,
     ):
         return _timed(plan, write, arrivals, child.require_alive)
 
 
-def _contender(place: Place, way: Way | None, topic: str) -> tuple[str, dict[str, Any]]:
-    if way is None:
-        database, kafka = driver_arguments(place.url), place.broker.config
-        return "poll_by_hand", {"database": database, "kafka": kafka, "topic": topic}
-    # From now on: what the contenders before it have sent is not sent again.
-    route = {**place.broker.route(topic, way.delivery), "start": "now"}
-    url = place.url.render_as_string(hide_password=False)
-    return "relay", {"url": url, "name": topic, "route": route}
+@contextmanager
+def _contender(place: Place, way: Way, topic: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield what is to run in the child, and its arguments."""
+    if not way.is_by_hand:
+        # From now on: what the contenders before it have sent is not sent again.
+        route = {**place.broker.route(topic, way.delivery), "start": "now"}
+        url = place.url.render_as_string(hide_password=False)
+        yield "relay", {"url": url, "name": topic, "route": route}
+        return
+    is_exactly_once = way.delivery == EXACTLY
+    with place.broker.topic("progress") if is_exactly_once else nullcontext() as progress_topic:
+        transactional_id = f"{place.broker.transaction_prefix}{topic}" if is_exactly_once else None
+        yield (
+            "poll_by_hand",
+            {
+                "database": driver_arguments(place.url),
+                "kafka": place.broker.config,
+                "topic": topic,
+                "transactional_id": transactional_id,
+                "progress_topic": progress_topic,
+            },
+        )
 
 
 def _timed(
@@ -230,18 +250,18 @@ def _percentiles(latencies: Sequence[float]) -> list[Mapping[str, float]]:
 
 def _idle(place: Place, plan: Plan, way: Way) -> Figures:
     """Watch a relay that has nothing to do."""
-    with place.broker.topic("idle") as topic:
-        _, arguments = _contender(place, way, topic)
-        with (
-            Child("watched_relay", arguments) as child,
-            _committing(place, plan, has_doorbell=True) as write,
-            _arrivals(place, topic) as arrivals,
-        ):
-            _until_one_arrives(write, arrivals, child.require_alive)
-            time.sleep(min(SETTLED_SECONDS, plan.idle_seconds))
-            before, started = child.look(), time.monotonic()
-            time.sleep(plan.idle_seconds)
-            after, seconds = child.look(), time.monotonic() - started
+    with (
+        place.broker.topic("idle") as topic,
+        _contender(place, way, topic) as (_, arguments),
+        Child("watched_relay", arguments) as child,
+        _committing(place, plan, has_doorbell=True) as write,
+        _arrivals(place, topic) as arrivals,
+    ):
+        _until_one_arrives(write, arrivals, child.require_alive)
+        time.sleep(min(SETTLED_SECONDS, plan.idle_seconds))
+        before, started = child.look(), time.monotonic()
+        time.sleep(plan.idle_seconds)
+        after, seconds = child.look(), time.monotonic() - started
     figures = {
         "cpu_percent": (after.cpu_seconds - before.cpu_seconds) / seconds * 100,
         "peak_bytes": after.peak_bytes,

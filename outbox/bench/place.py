@@ -200,6 +200,8 @@ class Broker:
         options = _kafka_options(route, self._route)
         self.delivery: str = options.delivery
         """What the route is set to."""
+        self.transaction_prefix: str = options.transaction_prefix
+        """How every transactional.id begins that a run may use."""
         # Warnings of what a client tries again by itself have no place beside a report.
         self.config: dict[str, Any] = {"log_level": "3", **options.admin_config()}
         """What every client of librdkafka needs to connect."""

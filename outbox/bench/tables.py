@@ -99,12 +99,12 @@ def _above(metric: str, other: str) -> Cell:
     return lambda series, name: _compared(series["contenders"][name]["above"][metric], other, "+")
 
 
-def _beside(change: str, into: str, cell: Callable[[str], Cell]) -> Cell:
+def _beside(change: str, into: str, cell: Callable[[str], Cell], *, without: str = "") -> Cell:
     """Compare a contender with the one whose name differs from its own so; others not at all."""
 
     def compared(series: Mapping[str, Any], name: str) -> str:
         other = name.replace(change, into)
-        return "" if other == name else cell(other)(series, name)
+        return "" if other == name else cell(other.removesuffix(without))(series, name)
 
     return compared
 
@@ -177,6 +177,10 @@ COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
         Column("max ms", _median("max_ms", 1)),
         Column("p50 above direct", _above("p50_ms", "direct produce")),
         Column("p99 above direct", _above("p99_ms", "direct produce")),
+        Column(
+            "p50 above by hand",
+            _beside("relay", "by hand", partial(_above, "p50_ms"), without=", no doorbell"),
+        ),
         Column("p50 above at-least-once", _beside(EXACTLY, AT_LEAST, partial(_above, "p50_ms"))),
     ],
     "idle": [

@@ -218,12 +218,14 @@ def test_latencies_are_of_every_event_and_idling_is_watched(shop: Shop) -> None:
     report = reported(shop.bench("latency", *QUICK["latency"], "--json"))
     latency, idle = report["series"]
     direct, by_hand, relay = latency["contenders"]
-    assert (direct, by_hand) == ("direct produce", "by hand")
+    assert (direct, by_hand) == ("direct produce", "by hand, exactly-once")
+    assert relay == "relay, exactly-once"
     for name, figures in latency["contenders"].items():
         median = figures["median"]
         assert median["count"] == 30, name
         assert 0 < median["p50_ms"] <= median["p99_ms"] <= median["max_ms"]
         assert figures["percentiles"][-1] == {"percent": 100, "ms": median["max_ms"]}
+    assert by_hand in latency["contenders"][relay]["above"]["p50_ms"]
     above = latency["contenders"][relay]["above"]["p50_ms"][direct]
     p50 = [latency["contenders"][name]["median"]["p50_ms"] for name in (relay, direct)]
     assert above == pytest.approx(p50[0] - p50[1])

@@ -12,7 +12,7 @@ from outbox.transport import TransactionalPublisher
 from outbox.transports import kafka as transport_module
 from tests.absence import skipped_unless_ci
 from tools.servers import kafka
-from tools.servers.kafka import find_jars, find_java
+from tools.servers.kafka import JARS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,8 +58,7 @@ class KafkaUnderTest:
 @pytest.fixture(scope="module")
 def server() -> Iterator[KafkaServer]:
     with skipped_unless_ci():
-        find_java()
-        find_jars()
+        JARS.find()
     with kafka() as server:
         yield server
 

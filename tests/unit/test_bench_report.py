@@ -82,6 +82,27 @@ def test_the_warm_rate_leaves_out_the_first_tenth() -> None:
     assert warm_rate({}) == 0
 
 
+def test_a_relay_is_compared_with_the_script_of_its_own_guarantee() -> None:
+    medians = {
+        "direct produce": 1.0,
+        "by hand, exactly-once": 9.0,
+        "by hand, at-least-once": 2.0,
+        "relay, exactly-once": 12.0,
+        "relay, exactly-once, no doorbell": 11.0,
+        "relay, at-least-once": 4.0,
+    }
+    rounds = [
+        {name: {"p50_ms": p50, "p99_ms": p50, "max_ms": p50} for name, p50 in medians.items()}
+    ]
+    differences = ("p50_ms", "p99_ms")
+    series = Series(kind="latency", where={}, rounds=rounds, differences=differences)
+    (table,) = tables(made(series))
+    column = table.titles.index("p50 above by hand")
+    assert [row[column] for row in table.rows] == ["", "", "", "+3.00", "+2.00", "+2.00"]
+    column = table.titles.index("p50 above at-least-once")
+    assert [row[column] for row in table.rows] == ["", "+7.00", "", "+8.00", "", ""]
+
+
 def test_all_series_of_a_kind_are_one_table() -> None:
     (table,) = tables(made(relay_series(50_000, (100_000, 80_000)), relay_series(5, (10, 8))))
     assert table.titles[:5] == ["", "rows", "bytes", "rows/s", "of by hand"]

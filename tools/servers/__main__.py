@@ -19,8 +19,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from tools.servers.clock import find_faketime
-from tools.servers.kafka import fetch_jars, find_java, find_maven, kafka
+from tools.servers.kafka import JARS as KAFKA_JARS
+from tools.servers.kafka import kafka
 from tools.servers.mariadb import find_programs, mariadb
+from tools.servers.maven import find_java, find_maven
 from tools.servers.pgbouncer import find_pgbouncer
 from tools.servers.postgres import find_binaries, postgres
 from tools.servers.process import ServerAbsentError, ServerError
@@ -126,7 +128,7 @@ def _fetch() -> None:
     find_programs()
     find_faketime()
     find_java()
-    fetch_jars()
+    KAFKA_JARS.fetch()
 
 
 def _is_absent(find: Callable[[], object]) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import tempfile
 from contextlib import contextmanager
@@ -12,20 +11,14 @@ from typing import TYPE_CHECKING
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from tools.servers.process import (
-    LOOPBACK,
-    ServerAbsentError,
-    ServerError,
-    ServerProcess,
-    free_port,
-)
+from tools.servers.maven import Jars, find_java
+from tools.servers.process import LOOPBACK, ServerError, ServerProcess, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-_ROOT = Path(__file__).parents[2]
-_JARS = _ROOT / ".cache" / "kafka"
-_POM = _ROOT / "tools" / "kafka-pom.xml"
+JARS = Jars("kafka")
+"""43 MB."""
 _CLUSTER_ID = "b3V0Ym94LXRlc3RzLWthZg"
 _JVM = (
     *("-Xms1G", "-Xmx1G", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20"),
@@ -33,56 +26,6 @@ _JVM = (
 )
 """As Kafka's own start scripts have it: half of that heap is full each second."""
 _QUIET = "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"
-
-
-def fetch_jars() -> Path:
-    """Return the folder of the broker's jars, downloaded by Maven the first time (43 MB).
-
-    Raises `ServerAbsentError` without Maven, `ServerError` if the download fails.
-    """
-    if _JARS.is_dir():
-        return _JARS
-    maven = find_maven()
-    _JARS.parent.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=_JARS.parent, prefix="kafka-") as path:
-        goal = ["dependency:copy-dependencies", "-DincludeScope=runtime"]
-        done = subprocess.run(
-            [maven, "-B", "-q", "-f", _POM, *goal, f"-DoutputDirectory={path}/jars"],
-            check=False,
-            capture_output=True,
-            text=True,
-        )
-        if done.returncode != 0:
-            raise ServerError(f"Maven could not download Kafka:\n{done.stdout}{done.stderr}")
-        # Renamed when complete: half a download never looks like a whole one.
-        (Path(path) / "jars").rename(_JARS)
-    return _JARS
-
-
-def find_jars() -> Path:
-    """Return the folder of the jars without downloading them; raise `ServerAbsentError` if none."""
-    if not _JARS.is_dir():
-        raise ServerAbsentError(f"Kafka's jars are not in {_JARS}; download them by: make servers")
-    return _JARS
-
-
-def find_java() -> str:
-    """Return the path of `java`; raise `ServerAbsentError` if it is not on PATH."""
-    java = shutil.which("java")
-    if java is None:
-        raise ServerAbsentError(
-            "java is not on PATH; install Java 17 or newer "
-            "(Debian: apt-get install default-jre-headless)"
-        )
-    return java
-
-
-def find_maven() -> str:
-    """Return the path of `mvn`; raise `ServerAbsentError` if it is not on PATH."""
-    maven = shutil.which("mvn")
-    if maven is None:
-        raise ServerAbsentError("Maven is not on PATH; install it (Debian: apt-get install maven)")
-    return maven
 
 
 class KafkaServer:
@@ -94,7 +37,7 @@ class KafkaServer:
     def __init__(self, folder: Path, *, properties: Mapping[str, str]) -> None:
         self.port = free_port()
         self._folder = folder
-        self._java = [find_java(), *_JVM, _QUIET, "-cp", f"{find_jars()}/*"]
+        self._java = [find_java(), *_JVM, _QUIET, "-cp", f"{JARS.find()}/*"]
         self._settings = folder / "server.properties"
         lines = {**_properties(self.port, free_port(), folder), **properties}
         self._settings.write_text("".join(f"{name}={value}\n" for name, value in lines.items()))
