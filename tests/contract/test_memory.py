@@ -1,14 +1,14 @@
 from __future__ import annotations
 
 import uuid
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from outbox.errors import RecordRefusedError
 from outbox.testing import PublisherContract, SubscriberContract
 from outbox.transports import memory
-from outbox.transports.memory import MemoryBroker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 class MemoryUnderTest:
     oversize = 1_000_001
 
-    def __init__(self) -> None:
-        self.options = memory.Options(broker=uuid.uuid4().hex)
-        self.broker = MemoryBroker.named(self.options.broker)
+    def __init__(self, **options: Any) -> None:
+        self.options = memory.Options(broker=uuid.uuid4().hex, **options)
+        self.broker = self.options.make_broker()
 
     def topic(self) -> str:
         return "topic"
@@ -37,12 +37,27 @@ class MemoryUnderTest:
         return self.broker.outage()
 
 
+@contextmanager
+def limited(transport: MemoryUnderTest) -> Iterator[MemoryUnderTest]:
+    """A broker in memory has no limit of its own."""
+    too_large = RecordRefusedError("too large")
+    with transport.broker.refuse(
+        lambda envelope: len(envelope.data) >= transport.oversize, too_large
+    ):
+        yield transport
+
+
 class TestMemory(PublisherContract, SubscriberContract):
+    """The suite's members do not work while its one thread publishes: nobody is waited for."""
+
     @pytest.fixture
     def transport(self) -> Iterator[MemoryUnderTest]:
-        transport = MemoryUnderTest()
-        too_large = RecordRefusedError("too large")
-        with transport.broker.refuse(
-            lambda envelope: len(envelope.data) >= transport.oversize, too_large
-        ):
+        with limited(MemoryUnderTest(published_when="stored", capacity=512)) as transport:
+            yield transport
+
+
+class TestMemoryThatWaitsUntilGroupsAreDone(PublisherContract):
+    @pytest.fixture
+    def transport(self) -> Iterator[MemoryUnderTest]:
+        with limited(MemoryUnderTest()) as transport:
             yield transport

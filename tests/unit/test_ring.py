@@ -264,7 +264,7 @@ def test_rings_of_one_signal_are_waited_for_together(threads: Threads) -> None:
     found: list[int] = []
 
     def wait() -> None:
-        with signal:
+        with signal.lock:
             assert signal.wait(lambda: any(ring.published for ring in rings), PATIENCE)
             found.extend(ring.published for ring in rings)
 

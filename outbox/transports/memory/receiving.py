@@ -87,7 +87,7 @@ class MemorySubscriber:
         for partition in list(self._positions):
             # Popped and put last: a busy partition does not starve the others.
             position = self._positions.pop(partition)
-            messages = self._broker.read(partition, position, limit - len(deliveries))
+            messages = self._broker.read(self._group, partition, position, limit - len(deliveries))
             for offset, message in enumerate(messages, position):
                 self._ledger.deliver(partition, offset)
                 place = f"{partition.topic}[{partition.number}]@{offset}"

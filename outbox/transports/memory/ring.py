@@ -62,11 +62,12 @@ class RingBuffer(Generic[T]):
             raise ValueError(msg)
         self.capacity: Final = capacity
         self.signal: Final = signal or Signal()
+        self._lock = self.signal.lock
         self._mask = capacity - 1
         self._slots: list[Any] = [None] * capacity
         self._published = 0
-        # Below this sequence there is room for sure: consumers are looked at only when it is
-        # reached.
+        # Up to this sequence there is room for sure, and the ring is open: consumers are looked at
+        # only when it is reached.
         self._limit = capacity
         self._consumers: list[RingConsumer[T]] = []
         self._is_closed = False
@@ -75,6 +76,11 @@ class RingBuffer(Generic[T]):
     def published(self) -> int:
         """How many items were published so far: the sequence of the producers."""
         return self._published
+
+    @property
+    def processed(self) -> int:
+        """How many items every consumer is done with; all that were published, where is none."""
+        return min((each.sequence for each in self._consumers), default=self._published)
 
     @property
     def oldest(self) -> int:
@@ -92,13 +98,17 @@ class RingBuffer(Generic[T]):
         Waits until every consumer is done with what is in the slot; `timeout` is in seconds, and
         None waits as long as it takes. Raises `RingFullError` after it, `RingClosedError`.
         """
-        with self.signal:
-            if self._published >= self._limit or self._is_closed:
+        with self._lock:
+            # Each step here counts as many times as there are items.
+            sequence = self._published
+            if sequence >= self._limit:
                 self._claim(1, timeout)
-            self._slots[self._published & self._mask] = item
-            self._published += 1
-            self.signal.notify()
-            return self._published
+                sequence = self._published
+            self._slots[sequence & self._mask] = item
+            self._published = sequence = sequence + 1
+            if self.signal.waiting_count:
+                self.signal.notify()
+            return sequence
 
     def publish_all(self, items: Sequence[T], timeout: float | None = None) -> int:
         """Store items side by side, all or none; return the sequence of the last one.
@@ -109,20 +119,20 @@ class RingBuffer(Generic[T]):
         if count > self.capacity:
             msg = f"{count} items do not fit into a ring of {self.capacity}"
             raise ValueError(msg)
-        with self.signal:
-            if self._published + count > self._limit or self._is_closed:
+        with self._lock:
+            if self._published + count > self._limit:
                 self._claim(count, timeout)
             self.put(items)
             self.signal.notify()
             return self._published
 
     def room(self) -> int:
-        """Return how many items can be stored now; with the signal held."""
-        self._limit = self._slowest() + self.capacity
+        """Return how many items can be stored now; with the signal's lock held."""
+        self._limit = self.processed + self.capacity
         return self._limit - self._published
 
     def put(self, items: Sequence[T]) -> None:
-        """Store items for which there is room; with the signal held, and without notifying."""
+        """Store items for which there is room; with the signal's lock held; notifies nobody."""
         count = len(items)
         first = self._published & self._mask
         before_end = min(count, self.capacity - first)
@@ -147,31 +157,41 @@ class RingBuffer(Generic[T]):
         It begins with the oldest item that is still there, or with the next one. It is shown an
         item once all those in `after` are done with it.
         """
-        with self.signal:
-            start = self.oldest if from_oldest else self._published
-            consumer = RingConsumer(self, start, tuple(after))
-            self._consumers.append(consumer)
-            self._limit = 0
-            return consumer
+        with self._lock:
+            return self.attach(after=after, from_oldest=from_oldest)
+
+    def attach(
+        self, *, after: Sequence[RingConsumer[T]] = (), from_oldest: bool = True
+    ) -> RingConsumer[T]:
+        """Do the same with the signal's lock held."""
+        consumer = RingConsumer(self, self.oldest if from_oldest else self._published, after)
+        self._consumers.append(consumer)
+        self._limit = 0
+        return consumer
 
     def remove(self, consumer: RingConsumer[T]) -> None:
         """Wait for a consumer no longer, nor let those after it; idempotent."""
-        with self.signal:
-            if consumer in self._consumers:
-                self._consumers.remove(consumer)
-                consumer.is_removed = True
-                self.signal.notify()
+        with self._lock:
+            self.drop(consumer)
+
+    def drop(self, consumer: RingConsumer[T]) -> None:
+        """Do the same with the signal's lock held."""
+        if consumer in self._consumers:
+            self._consumers.remove(consumer)
+            consumer.is_removed = True
+            self.signal.notify()
 
     def close(self) -> None:
         """Let nothing more be published; consumers get what is left, and then end. Idempotent."""
-        with self.signal:
+        with self._lock:
             self._is_closed = True
+            self._limit = 0
             self.signal.notify()
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until every consumer is done with everything published; tell whether they are."""
-        with self.signal:
-            return self.signal.wait(lambda: self._slowest() >= self._published, timeout)
+        with self._lock:
+            return self.signal.wait(lambda: self.processed >= self._published, timeout)
 
     def _claim(self, count: int, timeout: float | None) -> None:
         """Wait until so many slots are free."""
@@ -181,11 +201,8 @@ class RingBuffer(Generic[T]):
         if self.room() < count:
             raise RingFullError(
                 f"no room for {count} more in a ring of {self.capacity}: its slowest consumer is"
-                f" {self._published - self._slowest()} behind"
+                f" {self._published - self.processed} behind"
             )
-
-    def _slowest(self) -> int:
-        return min((each.sequence for each in self._consumers), default=self._published)
 
 
 class RingConsumer(Generic[T]):
@@ -217,7 +234,7 @@ class RingConsumer(Generic[T]):
 
         None after `timeout` seconds (None waits as long as it takes), and when it is over.
         """
-        with self._ring.signal:
+        with self._ring.signal.lock:
             is_there = self._ring.signal.wait(
                 lambda: self.available > self.sequence or self.is_over, timeout
             )
@@ -227,7 +244,7 @@ class RingConsumer(Generic[T]):
 
     def advance(self, count: int) -> None:
         """Be done with the next `count` items; raises `ValueError` for more than are there."""
-        with self._ring.signal:
+        with self._ring.signal.lock:
             if not 0 <= count <= self.available - self.sequence:
                 msg = f"{count} items are not there: {self.available - self.sequence} are"
                 raise ValueError(msg)

@@ -67,43 +67,35 @@ STRATEGIES: Final[Mapping[str, Callable[[], WaitStrategy]]] = {
 class Signal:
     """One lock for all that may change together, and who waits for a change.
 
-        with signal:
-            signal.wait(lambda: things, timeout=1.0)
+    with signal.lock:
+        signal.wait(lambda: things, timeout=1.0)
 
-        with signal:
-            things.append(1)
-            signal.notify()
-
-    Only to be called within the block, but for `with` itself.
+    with signal.lock:
+        things.append(1)
+        signal.notify()
     """
 
     def __init__(self, strategy: WaitStrategy | None = None) -> None:
+        self.lock: Final = threading.Lock()
+        """To be held for everything else."""
+        self.waiting_count = 0
+        """How many wait: where it is none, there is nobody to be notified."""
         self._strategy = strategy or Block()
-        self._changed = threading.Condition(threading.Lock())
-        self._waiting_count = 0
-        # Bound once: this is entered for every item that is published.
-        self._acquire = self._changed.acquire
-        self._release = self._changed.release
-
-    def __enter__(self) -> None:
-        self._acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self._release()
+        self._changed = threading.Condition(self.lock)
 
     def wait(self, is_over: Callable[[], bool], timeout: float | None) -> bool:
         """Return `is_over()`, as soon as it is true, or after `timeout` seconds (None: never)."""
         if is_over():
             return True
-        self._waiting_count += 1
+        self.waiting_count += 1
         try:
             return self._strategy.wait(self._changed, is_over, timeout)
         finally:
-            self._waiting_count -= 1
+            self.waiting_count -= 1
 
     def notify(self) -> None:
         """Let everybody who waits look again."""
-        if self._waiting_count:
+        if self.waiting_count:
             self._changed.notify_all()
 
 
