@@ -81,6 +81,7 @@ def targets(reports: Reports) -> list[Target]:
         *_latency(reports),
         *_idle(reports),
         *_application(reports),
+        *_ring(reports),
     ]
 
 
@@ -170,6 +171,14 @@ def _application(reports: Reports) -> Iterator[Target]:
         series = _series(reports, "consume", "consume", **{"from": source})
         found = _value(series, "worker", "ratio", "messages_per_second", "by hand")
         yield _least(f"messages/s of by hand: worker, from {source}", 0.8, found)
+
+
+def _ring(reports: Reports) -> Iterator[Target]:
+    for consumers in (1, 3):
+        series = _series(reports, "ring", "ring", consumers=consumers)
+        for name in ("ring", "ring, 100 at once"):
+            found = _value(series, name, "ratio", "items_per_second", "queue.Queue")
+            yield _least(f"items/s of queue.Queue, consumers: {consumers}: {name}", 3.0, found)
 
 
 def _all(reports: Reports, name: str, kind: str) -> Sequence[Mapping[str, Any]]:

@@ -6,32 +6,25 @@ import re
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote_to_bytes
 
 from outbox.transport import Delivery, Message
+from tests.pages import block, page
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-PAGE: Final = Path(__file__).parents[1] / "docs" / "guide" / "transports.md"
+PAGE: Final = "guide/transports.md"
 MODULE: Final = "outbox_webhook"
 LIMIT: Final = 1_000_000
 """Bytes that the server takes in one request."""
 HTTP_ONLY: Final = {"host", "accept-encoding", "content-length"}
 
 
-def block(language: str, containing: str) -> str:
-    """Return the one block of code of the page that contains a text."""
-    blocks = re.findall(rf"```{language}\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    (found,) = [text for text in blocks if containing in text]
-    return str(found)
-
-
 def code() -> str:
-    return block("python", "class WebhookPublisher")
+    return block(page(PAGE), "python", "class WebhookPublisher")
 
 
 def example() -> Any:

@@ -42,15 +42,19 @@ def tables(report: Mapping[str, Any]) -> list[Table]:
 
 def machine_line(report: Mapping[str, Any]) -> str:
     """Say in one line where the figures come from."""
-    machine, server = report["machine"], report["server"]
+    machine, server = report["machine"], report.get("server")
     versions = machine["libraries"]
     parts = [
         f"{machine['cores']} cores ({machine['cpu']}, {machine['architecture']})",
-        f"PostgreSQL {server['server_version'].split()[0]} with fsync {server['fsync']}",
+        *([_of_server(server)] if server else []),
         f"Python {machine['python']}",
         *(f"{name} {versions[name]}" for name in ("sqlalchemy", "psycopg", "confluent-kafka")),
     ]
     return ", ".join([*parts, report["note"]] if report["note"] else parts)
+
+
+def _of_server(server: Mapping[str, str]) -> str:
+    return f"PostgreSQL {server['server_version'].split()[0]} with fsync {server['fsync']}"
 
 
 def _table(kind: str, series: Sequence[Mapping[str, Any]]) -> Table:
@@ -168,6 +172,12 @@ COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
         Column("of nothing told", _ratio("commits_per_second", "nothing told")),
         Column("CPU µs a commit", _median("commit_cpu_us")),
         Column("rings/s", _median("rings_per_second")),
+    ],
+    "ring": [
+        CONTENDER,
+        Column("consumers", _where("consumers")),
+        Column("items/s", _median("items_per_second")),
+        Column("of queue.Queue", _ratio("items_per_second", "queue.Queue")),
     ],
     "latency": [
         CONTENDER,

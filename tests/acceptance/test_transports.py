@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.acceptance.cli import Program, insert
-from tests.webhook import MODULE, ReceivingServer, block, code
+from tests.pages import block, page
+from tests.webhook import MODULE, PAGE, ReceivingServer, code
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,7 +47,7 @@ def install(folder: Path, package: str, entry_points: str, **modules: str) -> No
 
 def declared() -> str:
     """Return what the page's pyproject.toml declares, as it stands in an installed package."""
-    groups = tomllib.loads(block("toml", "entry-points"))["project"]["entry-points"]
+    groups = tomllib.loads(block(page(PAGE), "toml", "entry-points"))["project"]["entry-points"]
     lines = []
     for group, points in groups.items():
         lines += [f"[{group}]", *[f"{name} = {value}" for name, value in points.items()]]
@@ -65,7 +66,9 @@ def program(tmp_path: Path, sqlite_url: str, server: ReceivingServer) -> Program
     site = tmp_path / "site"
     site.mkdir()
     install(site, MODULE, declared(), **{MODULE: code()})
-    route = block("toml", "routes.crm").replace("https://crm.example.com/events", server.url)
+    route = block(page(PAGE), "toml", "routes.crm").replace(
+        "https://crm.example.com/events", server.url
+    )
     (tmp_path / "outbox.toml").write_text(f'database_url = "{sqlite_url}"\n{route}')
     return Program(tmp_path, {"PYTHONPATH": str(site)})
 

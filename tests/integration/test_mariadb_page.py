@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,14 +14,15 @@ from relay.capture import portable
 from relay.capture.portable import PortableCapture
 from tests.deadlock import change, lose, stocked
 from tests.emitting import Order, Shop, emit
+from tests.pages import block, page
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sqlalchemy.orm import Session
 
-PAGE = (Path(__file__).parents[2] / "docs" / "guide" / "databases.md").read_text(encoding="utf-8")
-SECTION = PAGE.partition("\n## MariaDB\n")[2].partition("\n## ")[0]
+PAGE = page("guide/databases.md")
+SECTION = page("guide/databases.md", "MariaDB")
 
 
 def row_of(name: str) -> list[str]:
@@ -33,7 +33,7 @@ def row_of(name: str) -> list[str]:
 
 def as_the_page_says(url: str) -> dict[str, Any]:
     """Run the page's own lines, on another database."""
-    (code,) = re.findall(r"```python\n(.*?)```", SECTION, re.DOTALL)
+    code = block(SECTION, "python")
     theirs = "mariadb+pymysql://shop@localhost/shop"
     assert code.count(theirs) == 1
     names: dict[str, Any] = {}

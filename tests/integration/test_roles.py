@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import re
 import uuid
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -23,14 +21,15 @@ from relay.daemon import Relay, Until
 from tests.acceptance.cli import Program
 from tests.dumping import psql
 from tests.integration.consuming import TYPE, Counted, consume, counted, letters
+from tests.pages import block, page
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from outbox.context import Context
     from outbox.grants import Kind
 
-RUNBOOK = Path(__file__).parents[2] / "docs" / "operations" / "runbook.md"
 KINDS: tuple[Kind, ...] = ("app", "relay", "worker", "read")
 
 
@@ -86,8 +85,8 @@ def as_role(program: Program, roles: Roles) -> Roles:
 
 
 def test_the_runbook_shows_what_is_granted(as_role: Roles) -> None:
-    (block,) = re.findall(r"```sql\n(.*?)```", RUNBOOK.read_text(encoding="utf-8"), re.DOTALL)
-    shown = [line.removesuffix(";") for line in block.splitlines() if line.startswith("GRANT")]
+    lines = block(page("operations/runbook.md"), "sql").splitlines()
+    shown = [line.removesuffix(";") for line in lines if line.startswith("GRANT")]
     granted = as_role.printed.replace('"', "").replace(f"-{as_role.suffix}", "").splitlines()
     assert granted[1:] == shown
     assert "warning" not in as_role.printed

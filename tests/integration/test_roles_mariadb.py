@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import re
 import uuid
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -24,13 +22,14 @@ from relay.daemon import Relay, Until
 from tests.acceptance.cli import Program
 from tests.fix_mariadb import PASSWORD, administer
 from tests.integration.consuming import TYPE, Counted, consume, counted, letters
+from tests.pages import block, page
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from outbox.context import Context
 
-PAGE = Path(__file__).parents[2] / "docs" / "guide" / "databases.md"
 NAMES = {"app": "shop", "relay": "relay", "worker": "billing", "read": "ops"}
 """What the page calls a user of each kind."""
 
@@ -85,9 +84,8 @@ def granted(program: Program, users: Users) -> Users:
 
 
 def test_the_page_shows_what_is_granted(granted: Users) -> None:
-    blocks = re.findall(r"```sql\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    (block,) = [block for block in blocks if "GRANT" in block]
-    shown = [line.removesuffix(";") for line in block.splitlines() if line.startswith("GRANT")]
+    shown_lines = block(page("guide/databases.md"), "sql", "GRANT").splitlines()
+    shown = [line.removesuffix(";") for line in shown_lines if line.startswith("GRANT")]
     lines = granted.printed.replace("`", "").replace(granted.suffix, "").splitlines()
     assert lines[1:] == shown
     assert "warning" not in granted.printed

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 import sqlite3
 import subprocess
 import sys
@@ -13,7 +12,6 @@ import time
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -30,15 +28,17 @@ from relay.retention import sweep
 from relay.retention_state import State
 from relay.status import route_status
 from tests.emitting import Happened
+from tests.pages import block, page
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 WRITERS = 6
 BUSY_SECONDS = 5.0
 """How long the driver of an application waits for others, as it comes."""
-PAGE = Path(__file__).parents[2] / "docs" / "guide" / "databases.md"
+PAGE = "guide/databases.md"
 
 
 class Base(DeclarativeBase):
@@ -309,8 +309,7 @@ def test_the_same_holds_for_asyncio(sqlite_url: str) -> None:
 
 def as_the_page_says(url: str, engine: sa.Engine | None = None) -> dict[str, Any]:
     """Run the page's own lines, on another file or for an engine that is there."""
-    section = PAGE.read_text().partition("\n## SQLite\n")[2]
-    (code,) = re.findall(r"```python\n(.*?BEGIN IMMEDIATE.*?)```", section, re.DOTALL)
+    code = block(page(PAGE, "SQLite"), "python", "BEGIN IMMEDIATE")
     assert 'sa.create_engine("sqlite:///shop.db")' in code
     if engine is not None:
         code = code.replace('sa.create_engine("sqlite:///shop.db")', "given")
@@ -327,9 +326,9 @@ def test_the_page_tells_the_time_outs(sqlite_url: str) -> None:
     with own.connect() as connection:
         ours = connection.exec_driver_sql("PRAGMA busy_timeout").scalar_one()
     assert (driver, ours, synchronous) == (BUSY_SECONDS * 1000, 30_000, 2)
-    page = PAGE.read_text()
-    assert f"{ours // 1000} s" in page
-    assert f"{driver // 1000} s" in page
+    told = page(PAGE)
+    assert f"{ours // 1000} s" in told
+    assert f"{driver // 1000} s" in told
 
 
 def test_migrating_gives_the_file_a_write_ahead_log(sqlite_url: str) -> None:
