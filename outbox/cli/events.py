@@ -6,7 +6,7 @@ import time
 import uuid
 from datetime import datetime
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import sqlalchemy as sa
 import typer
@@ -16,7 +16,8 @@ from outbox.cli.errors import FailedError
 from outbox.cli.invocation import of, require_command
 from outbox.cli.output import json_text
 from outbox.cli.times import parse_since
-from outbox.codec import ROW_COLUMNS, from_row, to_json
+from outbox.codec import from_row, to_json
+from outbox.selection import Selection
 from outbox.table import outbox_event
 from relay.capture import open_capture
 
@@ -56,7 +57,8 @@ def list_events(
 ) -> None:
     """List the newest events, the newest last."""
     run = of(context)
-    query = _query(type_glob, key, since).limit(limit)
+    chosen = Selection(type_glob=type_glob, key=key, since=since)
+    query = chosen.query().order_by(outbox_event.c.seq.desc()).limit(limit)
     with run.engine.connect() as connection:
         found = [from_row(*row) for row in connection.execute(query)][::-1]
     if as_json:
@@ -115,28 +117,6 @@ def tail_events(
         return
 
 
-def like(glob: str) -> str:
-    r"""Return the pattern of SQL's LIKE, with `\` as its escape, for a glob with `*` and `?`."""
-    for special in ("\\", "%", "_"):
-        glob = glob.replace(special, "\\" + special)
-    return glob.replace("*", "%").replace("?", "_")
-
-
-def _select() -> sa.Select[Any]:
-    return sa.select(*(outbox_event.c[name] for name in ROW_COLUMNS))
-
-
-def _query(type_glob: str | None, key: str | None, since: datetime | None) -> sa.Select[Any]:
-    query = _select().order_by(outbox_event.c.seq.desc())
-    if type_glob is not None:
-        query = query.where(outbox_event.c.type.like(like(type_glob), escape="\\"))
-    if key is not None:
-        query = query.where(outbox_event.c.partition_key == key)
-    if since is not None:
-        query = query.where(outbox_event.c.time >= since)
-    return query
-
-
 def _matches(envelope: Envelope, type_glob: str | None, key: str | None) -> bool:
     return (type_glob is None or fnmatchcase(envelope.type, type_glob)) and (
         key is None or envelope.partition_key == key
@@ -144,7 +124,7 @@ def _matches(envelope: Envelope, type_glob: str | None, key: str | None) -> bool
 
 
 def _find(connection: sa.Connection, which: str) -> Envelope:
-    query = _select().where(_identity(connection, which))
+    query = Selection().query().where(_identity(connection, which))
     row = connection.execute(query.order_by(outbox_event.c.seq).limit(1)).one_or_none()
     if row is None:
         msg = f"there is no event {which!r}: give an id or a sequence from `outbox events list`"

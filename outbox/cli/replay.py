@@ -1,105 +1,129 @@
-"""`outbox replay`: move a route back, so that it sends events again."""
+"""`outbox replay`: send chosen events again, beside the route that carries them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+import threading
+from contextlib import contextmanager
 from datetime import datetime
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any
 
 import sqlalchemy as sa
 import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 
-from outbox.cli.errors import CommandLineError, FailedError
-from outbox.cli.invocation import of
-from outbox.cli.output import counted
+from outbox.cli.errors import INTERRUPTED, CommandLineError, FailedError
+from outbox.cli.events import KeyOption, TypeOption
+from outbox.cli.invocation import Invocation, of
+from outbox.cli.output import counted, visible
+from outbox.cli.process import check_transports, refuse_memory
 from outbox.cli.times import parse_since
+from outbox.selection import Selection
 from outbox.table import outbox_checkpoint as checkpoint
-from relay.capture import Capture, Position, open_capture
-from relay.capture.position import rewind
-from relay.start import sequence_before
+from relay.daemon import stopped_by_signals
+from relay.replay import Progress, Replay
 
-ATTEMPTS: Final = 100
-"""How often to try again when a busy relay has moved the position meanwhile."""
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 
 def replay(
     context: typer.Context,
     *,
-    route: Annotated[str, typer.Option(metavar="NAME", help="The route to move back.")],
+    route: Annotated[
+        str, typer.Option(metavar="NAME", help="The route whose events and destination it are.")
+    ],
     since: Annotated[
         datetime | None,
-        typer.Option(parser=parse_since, metavar="TIME", help="To this time; also 15m, 2h or 3d."),
+        typer.Option(parser=parse_since, metavar="TIME", help="Not older; also 15m, 2h or 3d."),
     ] = None,
     after: Annotated[
-        int | None, typer.Option(min=0, metavar="SEQ", help="To behind this sequence.")
+        int | None, typer.Option(min=0, metavar="SEQ", help="Behind this sequence.")
     ] = None,
     beginning: Annotated[
-        bool, typer.Option("--beginning", help="To the first event that is still stored.")
+        bool, typer.Option("--beginning", help="From the first event that is still stored.")
     ] = False,
+    type_glob: TypeOption = None,
+    key: KeyOption = None,
+    rate: Annotated[
+        float | None,
+        typer.Option(min=0.1, metavar="N", help="At most so many events a second."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would do.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Move a route back, so that it sends events again.
+    """Send chosen events again, with a header that says so.
 
-    A running relay goes on from there at once. Consumers with an inbox know what they have
-    handled, and do nothing twice.
+    The route and its relay go on meanwhile. Events come in order among themselves; consumers with
+    an inbox know what they have handled. `outbox routes rewind` sends everything again instead.
     """
     run = of(context)
     run.known_route(route)
-    if [since is not None, after is not None, beginning].count(True) != 1:
-        msg = "say how far back: --since TIME, --after SEQ or --beginning"
+    if since is None and after is None and not beginning:
+        msg = "say from where on: --since TIME, --after SEQ or --beginning"
         raise CommandLineError(msg)
-    capture = open_capture(run.engine)
-    try:
-        seq = after or 0 if since is None else sequence_before(run.engine, since)
-        count = _count(run.engine, capture, route, seq)
-        if count == 0 or dry_run:
-            run.output.line(f"route {route}: {_announcement(count)}")
-            return
-        if not yes:
-            run.confirm(f"Route {route}: {_announcement(count)}. Go on?")
-        _move(run.engine, capture, route, seq)
-    finally:
-        capture.close()
-    run.output.line(f"route {route}: {_announcement(count)}")
+    check_transports(run.settings, [route])
+    refuse_memory(run.settings, [route])
+    selection = Selection(
+        type_glob=type_glob, key=key, since=since, after=after, until=_sent(run.engine, route)
+    )
+    made = Replay(run.engine, route, run.settings.route(route), selection, rate)
+    count = made.count()
+    what = f"{counted(count, 'event')} again, but for those that the route leaves out"
+    if count == 0 or dry_run:
+        run.output.line(f"route {route}: would send {what}")
+        return
+    if not yes:
+        run.confirm(f"Route {route}: sends {what}. Go on?")
+    stop = threading.Event()
+    with stopped_by_signals(stop), _shown(count) as told:
+        is_whole = made.run(stop, told)
+    _report(run, route, made.progress, is_whole=is_whole)
 
 
-def _announcement(count: int) -> str:
-    if count == 0:
-        return "nothing was sent after that, so there is nothing to send again"
-    return f"{counted(count, 'event')} will be sent again, but for those that it leaves out"
-
-
-def _count(engine: sa.Engine, capture: Capture, route: str, seq: int) -> int:
-    """Count the events that would be read a second time."""
-    stored, _ = _stored(engine, route)
-    now: Any = capture.position(stored)
-    return max(capture.backlog(rewind(now, seq)).count - capture.backlog(now).count, 0)
-
-
-def _stored(engine: sa.Engine, route: str) -> tuple[Mapping[str, Any], int]:
-    query = sa.select(checkpoint.c.position, checkpoint.c.version)
+def _sent(engine: sa.Engine, route: str) -> int:
+    """Return the sequence that the route has come to: what lies behind it sends anyway."""
+    query = sa.select(checkpoint.c.position).where(checkpoint.c.route == route)
     with engine.connect() as connection:
-        row = connection.execute(query.where(checkpoint.c.route == route)).one_or_none()
-    if row is None or row.position is None:
+        position: Any = connection.scalar(query)
+    if position is None:
         msg = f"route {route} never ran, so it has sent nothing yet: start it by `outbox relay`"
         raise FailedError(msg)
-    return row.position, row.version
+    return int(position["floor"])
 
 
-def _move(engine: sa.Engine, capture: Capture, route: str, seq: int) -> None:
-    """Store the position; a relay that holds the route sees the new version and starts there."""
-    for _ in range(ATTEMPTS):
-        stored, version = _stored(engine, route)
-        now: Any = capture.position(stored)
-        position: Position = rewind(now, seq)
-        statement = (
-            sa.update(checkpoint)
-            .where(checkpoint.c.route == route, checkpoint.c.version == version)
-            .values(position=position.to_json(), version=version + 1)
-        )
-        with engine.begin() as connection:
-            if connection.execute(statement).rowcount == 1:
-                return
-    msg = f"the relay moves route {route} too quickly: stop it, and try again"
-    raise FailedError(msg)
+@contextmanager
+def _shown(count: int) -> Iterator[Callable[[Progress], None]]:
+    """Show progress on standard error: a bar on a terminal, elsewhere only why it waits."""
+    console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    waits_for: str | None = None
+    with Bar(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=count)
+
+        def told(progress: Progress) -> None:
+            nonlocal waits_for
+            error = None if progress.error is None else visible(progress.error)
+            if error is not None and error != waits_for:
+                if console.is_terminal:
+                    bar.console.print(f"waits: {error}")
+                else:
+                    sys.stderr.write(f"waits: {error}\n")
+            waits_for = error
+            bar.update(task, completed=progress.looked_at)
+
+        yield told
+
+
+def _report(run: Invocation, route: str, progress: Progress, *, is_whole: bool) -> None:
+    run.output.line(f"route {route}: {counted(progress.sent, 'event')} sent again")
+    for envelope, error in progress.refused:
+        run.output.line(f"not sent: {envelope.id} (sequence {envelope.sequence}): {error}")
+    if not is_whole:
+        run.output.line(f"stopped: the rest is sent with --after {progress.sequence}")
+        raise typer.Exit(INTERRUPTED)
+    if progress.refused:
+        msg = f"{counted(len(progress.refused), 'event')} can never be sent to route {route}"
+        raise FailedError(msg)

@@ -1,4 +1,4 @@
-"""`outbox routes`: let a route rest for a while, and forget one that is no longer there."""
+"""`outbox routes`: let a route rest, move it back, and forget one that is no longer there."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ from outbox import clock, dead_letter
 from outbox.cli.errors import CommandLineError, FailedError
 from outbox.cli.invocation import of, require_command
 from outbox.cli.output import counted
+from outbox.cli.rewind import rewind_route
 from outbox.dead_letter import Filter
 from outbox.settings import RESERVED
 from outbox.table import outbox_checkpoint as checkpoint
 from relay import lease
 
 app = typer.Typer(
-    help="Pause a route, resume it, forget one that is no longer there.",
+    help="Pause a route, resume it, move it back, forget one that is no longer there.",
     invoke_without_command=True,
     callback=require_command,
 )
+app.command("rewind")(rewind_route)
 
 
 @app.command("pause")

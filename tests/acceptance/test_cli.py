@@ -8,20 +8,25 @@ import os
 import select
 import signal
 import socket
+import uuid
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlalchemy as sa
+from confluent_kafka import Consumer, TopicPartition
 
 from outbox import dead_letter
 from outbox.dead_letter import Failure, Filter, Status
 from outbox.table import outbox_checkpoint, outbox_event
+from relay.replay import HEADER
 from tests.acceptance.cli import Program, envelope, insert, set_aside
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
     import subprocess
     from pathlib import Path
+
+    from confluent_kafka import Message
 
     from tests.fix_kafka import TopicFactory
 
@@ -274,7 +279,7 @@ def statuses(url: str) -> dict[str, int]:
     return found
 
 
-def test_relay_drains_and_replays_to_kafka(
+def test_relay_drains_to_kafka_and_is_moved_back(
     tmp_path: Path, url: str, bootstrap_servers: str, new_topic: TopicFactory
 ) -> None:
     program = at(tmp_path, url, bootstrap_servers=bootstrap_servers, topic=new_topic(1))
@@ -284,7 +289,7 @@ def test_relay_drains_and_replays_to_kafka(
     assert all("event" in json.loads(line) for line in done.stderr.splitlines())
     assert "0 published" in printed(program.run("relay", "--drain"))
 
-    move = ["replay", "--route", "kafka"]
+    move = ["routes", "rewind", "kafka"]
     dry = printed(program.call(*move, "--beginning", "--dry-run"))
     assert dry == "route kafka: 5 events will be sent again, but for those that it leaves out\n"
     assert "nothing was sent after that" in printed(program.call(*move, "--since", "2999-01-01"))
@@ -298,6 +303,76 @@ def test_relay_drains_and_replays_to_kafka(
     assert "route kafka: 5 published" in shown
 
 
+def test_chosen_events_are_sent_again_with_a_mark(
+    tmp_path: Path, url: str, bootstrap_servers: str, new_topic: TopicFactory
+) -> None:
+    topic = new_topic(1)
+    program = at(tmp_path, url, bootstrap_servers=bootstrap_servers, topic=topic)
+    again = ["replay", "--route", "kafka"]
+    for event_type in ("shop.order.placed", "shop.order.paid"):
+        insert(url, 3, type=event_type)
+    printed(program.run("relay", "--drain"))
+    insert(url, 1, type="shop.order.paid")  # the relay is to send it, not a replay
+
+    choice = [*again, "--beginning", "--type", "*.paid"]
+    expected = "route kafka: would send 3 events again, but for those that the route leaves out\n"
+    assert printed(program.call(*choice, "--dry-run")) == expected
+    assert program.call(*choice).returncode == 2  # nobody confirms it
+    assert printed(program.run(*choice, "--yes")) == "route kafka: 3 events sent again\n"
+    code, shown = program.on_terminal(*again, "--since", "1h", "--key", "nobody", "--yes")
+    assert (code, "would send 0 events" in shown) == (0, True)
+    code, shown = program.on_terminal(*again, "--since", "1h", "--yes")
+    assert code == 0
+    assert "6/6" in shown
+    records = read_topic(bootstrap_servers, topic, 6 + 3 + 6)
+    marked = [HEADER in dict(record.headers() or ()) for record in records]
+    assert marked == [False] * 6 + [True] * 9
+    types = [dict(record.headers() or ())["ce_type"] for record in records[6:9]]
+    assert types == [b"shop.order.paid"] * 3
+    assert "route kafka: 1 published" in printed(program.run("relay", "--drain"))
+
+
+def test_a_replay_is_interrupted_and_goes_on(
+    tmp_path: Path, sqlite_url: str, bootstrap_servers: str, new_topic: TopicFactory
+) -> None:
+    topic = new_topic(1)
+    program = at(tmp_path, sqlite_url, bootstrap_servers=bootstrap_servers, topic=topic)
+    insert(sqlite_url, 30)
+    printed(program.run("relay", "--drain"))
+    again = ["replay", "--route", "kafka", "--yes", "--rate", "4"]
+    with program.start(*again, "--beginning") as replaying:
+        read_topic(bootstrap_servers, topic, 30 + 2)
+        replaying.send_signal(signal.SIGINT)
+        stdout, stderr = replaying.communicate(timeout=30)
+    assert replaying.returncode == 130, stderr
+    sent, rest = stdout.splitlines()
+    count = int(sent.removeprefix("route kafka: ").split()[0])
+    assert 2 <= count < 30
+    behind = rest.removeprefix("stopped: the rest is sent with --after ")
+    done = program.run("replay", "--route", "kafka", "--yes", "--after", behind)
+    assert printed(done) == f"route kafka: {30 - count} events sent again\n"
+    records = read_topic(bootstrap_servers, topic, 60)
+    values = [dict(record.headers() or ())["ce_id"] for record in records]
+    assert values[30:] == values[:30]
+
+
+def read_topic(bootstrap_servers: str, topic: str, count: int) -> list[Message]:
+    """Read a topic of one partition from its start, until so many records came."""
+    consumer = Consumer({"bootstrap.servers": bootstrap_servers, "group.id": uuid.uuid4().hex})
+    consumer.assign([TopicPartition(topic, 0, 0)])
+    found: list[Message] = []
+
+    def are_there() -> bool:
+        found.extend(consumer.consume(count - len(found), 0.5))
+        return len(found) == count
+
+    try:
+        eventually(are_there)
+    finally:
+        consumer.close()
+    return found
+
+
 def test_a_running_relay_goes_on_from_where_it_was_moved(
     tmp_path: Path, url: str, bootstrap_servers: str, new_topic: TopicFactory
 ) -> None:
@@ -309,7 +384,7 @@ def test_a_running_relay_goes_on_from_where_it_was_moved(
         assert running["state"] == "running"
         assert running["holder"]
         assert "5 events" in printed(
-            program.call("replay", "--route", "kafka", "--beginning", "--yes")
+            program.call("routes", "rewind", "kafka", "--beginning", "--yes")
         )
         assert await_backlog(program, 0)["floor"] == floor
         relay.send_signal(signal.SIGTERM)
@@ -431,7 +506,7 @@ def test_a_position_of_another_server_is_refused_and_rebased(
     refused = program.run("relay", "--drain")
     assert refused.returncode == 1
     assert "--rebase" in refused.stderr.splitlines()[-1]
-    assert "--rebase" in program.call("replay", "--route", "kafka", "--beginning").stderr
+    assert "--rebase" in program.call("routes", "rewind", "kafka", "--beginning").stderr
     (route,) = json.loads(printed(program.call("status", "--json")))["routes"]
     assert (route["state"], route["backlog_count"]) == ("stopped", None)
     assert "--rebase" in route["error"]

@@ -164,6 +164,7 @@ def test_a_wrong_database_url_is_told_without_its_password(
         ["events", "tail"],
         ["dead-letters", "list"],
         ["replay", "--route", "kafka", "--beginning"],
+        ["routes", "rewind", "kafka", "--beginning"],
     ],
     ids=" ".join,
 )
@@ -212,6 +213,7 @@ def test_a_wrong_password_is_not_printed(program: Program, postgres_url: str) ->
         ["dead-letters", "list"],
         ["dead-letters", "replay", "--all"],
         ["replay", "--route", "kafka", "--beginning"],
+        ["routes", "rewind", "kafka", "--beginning"],
     ],
     ids=" ".join,
 )
@@ -236,6 +238,7 @@ def test_settings_without_a_route_say_what_to_add(program: Program, sqlite_url: 
     [
         ["relay", "--route", "kafak"],
         ["replay", "--route", "kafak", "--beginning"],
+        ["routes", "rewind", "kafak", "--beginning"],
         ["dead-letters", "list", "--route", "kafak"],
     ],
     ids=" ".join,
@@ -262,6 +265,8 @@ def test_an_unknown_route_is_told_with_the_known_ones(
         (["dead-letters", "list", "--route", "kafka", "--consumer", "b"], 2, "not both"),
         (["replay", "--route", "kafka"], 2, "--since TIME, --after SEQ or --beginning"),
         (["replay", "--route", "kafka", "--beginning"], 1, "route kafka never ran"),
+        (["routes", "rewind", "kafka"], 2, "--since TIME, --after SEQ or --beginning"),
+        (["routes", "rewind", "kafka", "--beginning"], 1, "route kafka never ran"),
         (["consume", "shop"], 2, "'shop' is no MODULE:CONSUMER"),
         (["consume", "nowhere.shop:billing"], 2, "there is no module 'nowhere'"),
         (["consume", "json:loads"], 2, "'loads' is no consumer; json has no outbox.Consumer"),

@@ -5,9 +5,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from outbox.cli.events import like
 from outbox.cli.output import Column, counted, duration, fitted, json_text, plain_lines, visible
 from outbox.cli.times import since
+from outbox.selection import like
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 HOSTILE = "\x1b]0;owned\x07\x9b31m\u202e\n[bold]"
