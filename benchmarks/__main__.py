@@ -77,6 +77,7 @@ MEASUREMENTS: Final[dict[str, Measurement]] = {
     "commits-durable": Measurement(
         ["-m", "benchmarks.commits", "--durable"], ["--rounds=3"], ["--rounds=1", "--seconds=0.2"]
     ),
+    "fanout": Measurement(["-m", "benchmarks.fanout"], quick=["--rounds=1", "--rows=2000"]),
     "ring": Measurement(["-m", "benchmarks.ring"], quick=["--rounds=1", "--items=5000"]),
 }
 """By the name of the report."""

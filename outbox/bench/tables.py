@@ -173,6 +173,12 @@ COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
         Column("CPU µs a commit", _median("commit_cpu_us")),
         Column("rings/s", _median("rings_per_second")),
     ],
+    "fanout": [
+        CONTENDER,
+        Column("rows", _where("rows")),
+        Column("rows/s", _median("rows_per_second")),
+        Column("of alone", _ratio("rows_per_second", "alone")),
+    ],
     "ring": [
         CONTENDER,
         Column("consumers", _where("consumers")),
