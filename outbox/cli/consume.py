@@ -61,7 +61,7 @@ def consume(
     threshold = gc.get_threshold()
     consumer = load(which)
     is_spared = gc.get_threshold() != threshold  # the application's own choice
-    route = _route(run, consumer)
+    route = route_of(run, consumer)
     check_transports(settings, [route], receives=True)
     refuse_memory(settings, [route])
     configure_logs(log_format, log_level)
@@ -71,7 +71,7 @@ def consume(
         spare_collector()
     with stopped_by_signals(stop):
         counts = worker.run(stop, idle_timeout=idle_timeout)
-    run.output.line(f"consumer {consumer.name}: {_summary(counts)}")
+    run.output.line(f"consumer {consumer.name}: {figures(counts)}")
 
 
 def load(which: str) -> Consumer:
@@ -115,20 +115,22 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names) if names else "no outbox.Consumer"
 
 
-def _route(run: Invocation, consumer: Consumer) -> str:
+def route_of(run: Invocation, consumer: Consumer) -> str:
+    """Return the name of the route that a consumer receives from."""
     own = run.settings.consumers.get(consumer.name)
     if own is not None and own.route is not None:
         return run.known_route(own.route)
     return run.route_names(None)[0]
 
 
-def _summary(counts: Counts) -> str:
-    figures = {
+def figures(counts: Counts) -> str:
+    """Say what became of the events of a worker."""
+    found = {
         "handled": counts.handled,
         "known already": counts.duplicate,
         "skipped": counts.skipped,
         "dead": counts.dead,
         "parked": counts.parked,
     }
-    shown = [f"{count:,} {what}" for what, count in figures.items() if count or what == "handled"]
+    shown = [f"{count:,} {what}" for what, count in found.items() if count or what == "handled"]
     return ", ".join(shown)

@@ -64,6 +64,6 @@ def refuse_memory(settings: Settings, routes: list[str]) -> None:
         if settings.route(name).transport == "memory":
             msg = (
                 f"route {name!r} is on the memory transport, whose broker no other process can"
-                " reach: use kafka here, or run relay and worker as threads of one program"
+                " reach: run relay and worker in one, by `outbox relay --consume MODULE:CONSUMER`"
             )
             raise CommandLineError(msg)

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from outbox.cli.consume import figures, load, route_of
 from outbox.cli.drain import progress
 from outbox.cli.errors import CommandLineError, FailedError
 from outbox.cli.invocation import Invocation, of
@@ -21,6 +22,8 @@ from outbox.cli.process import (
     configure_logs,
     refuse_memory,
 )
+from outbox.cli.workers import Workers
+from outbox.worker import open_worker
 from relay.daemon import (
     DRAIN_SECONDS,
     Relay,
@@ -52,6 +55,13 @@ def relay(
         bool,
         typer.Option("--rebase", help="First move positions of another server to this one."),
     ] = False,
+    consume: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODULE:CONSUMER",
+            help="Run a worker of it in this process too, as memory routes need; may be repeated.",
+        ),
+    ] = None,
     log_format: LogFormatOption = LogFormat.TEXT,
     log_level: LogLevelOption = LogLevel.INFO,
 ) -> None:
@@ -63,19 +73,28 @@ def relay(
     until = Until.DRAINED if drain else Until.ONCE if once else Until.FOREVER
     names = run.route_names(route)
     check_transports(run.settings, names)
-    refuse_memory(run.settings, names)
+    consumers = {consumer.name: consumer for consumer in map(load, consume or ())}
+    received = [route_of(run, consumer) for consumer in consumers.values()]
+    check_transports(run.settings, received, receives=True)
+    refuse_memory(run.settings, [name for name in names if name not in received])
     # A relay that runs waits for its database; one that starts says that it cannot reach it.
     run.require_tables()
     if rebase:
         _rebase(run, names)
     stop = threading.Event()
+    # Before the relay runs: from then on their groups miss nothing.
+    workers = {name: open_worker(consumer, run.settings) for name, consumer in consumers.items()}
     spare_collector()
     with ExitStack() as stack:
         if drain and run.output.is_terminal:
             stack.enter_context(progress(run, names))
         configure_logs(log_format, log_level)
         stack.enter_context(stopped_by_signals(stop))
+        # They end after the relay, which waits until events in memory are processed.
+        stack.enter_context(Workers(workers, on_failure=stop.set))
         summary = Relay(run.settings, names, drain_timeout=drain_timeout).run(stop, until)
+    for name, worker in workers.items():
+        run.output.line(f"consumer {name}: {figures(worker.counts)}")
     _report(run, summary)
 
 

@@ -6,7 +6,7 @@ import os
 import pty
 import subprocess
 import sys
-from contextlib import chdir, redirect_stderr, redirect_stdout
+from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from io import StringIO
@@ -21,7 +21,7 @@ from outbox.envelope import Envelope, new_id
 from outbox.table import outbox_event
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 
@@ -95,6 +95,16 @@ class Program:
     def _environment(self, extra: Mapping[str, str]) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if "OUTBOX" not in name}
         return kept | self.environment | dict(extra)
+
+
+@contextmanager
+def killed(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
+    """Kill what a test that failed would wait for."""
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def insert(url: str, count: int = 1, **columns: object) -> list[int]:

@@ -6,7 +6,6 @@ import json
 import signal
 import time
 import uuid
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +20,10 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from tests.acceptance.cli import Program, insert
+from tests.acceptance.cli import Program, insert, killed
 from tools.servers import kafka, pgbouncer
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
@@ -157,16 +155,6 @@ def shop(tmp_path: Path, postgres_url: str, kafka_server: str) -> Iterator[Shop]
     engine = sa.create_engine(postgres_url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
     with engine.connect() as connection:
         yield Shop(Program(tmp_path, environment), postgres_url, kafka_server, connection)
-
-
-@contextmanager
-def killed(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
-    """Kill what a test that failed would wait for."""
-    with process:
-        try:
-            yield process
-        finally:
-            process.kill()
 
 
 def reported(ended: Ended) -> dict[str, Any]:
