@@ -1,0 +1,327 @@
+"""Publishing to ActiveMQ: transactions of the broker, each confirmed by one receipt."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from outbox.errors import (
+    BrokerUnavailableError,
+    DestinationRefusedError,
+    HeldBackError,
+    PermanentError,
+    RecordRefusedError,
+    TransientError,
+)
+from outbox.rows import KEY, SOURCE, TOPIC, TYPE, VERSION, Rows, to_envelope
+from outbox.transport import PUBLISHED, Dead, Retry
+from outbox.transports.activemq.destinations import source, target
+from outbox.transports.activemq.dialling import Dialler
+from outbox.transports.activemq.encode import Encoder
+from outbox.transports.activemq.errors import ErrorFrameError
+from outbox.transports.activemq.frames import encode
+from outbox.transports.topic import TopicTemplate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from outbox.envelope import Envelope
+    from outbox.rows import Row
+    from outbox.transport import Outcome
+    from outbox.transports.activemq.link import Link
+    from outbox.transports.activemq.options import Options
+
+_SENDING_SHARE: Final = 0.9
+"""Of the time-out; the rest is for what follows the deadline."""
+_WINDOW_BYTES: Final = 8_000_000
+"""Of one transaction, roughly: the broker keeps it in memory."""
+_TRANSACTION: Final = b"t"
+_KINDS: Final = 10_000
+"""Kinds of events whose topic is remembered, at most."""
+_NOBODY: Final = "1=0"
+"""A selector that no message fits."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Event:
+    index: int
+    key: bytes | None
+    topic: str
+    frame: bytes
+
+
+class ActiveMqPublisher:
+    """Publishes persistent messages, as many in one transaction as `in_flight` says.
+
+    A transaction is stored as a whole or not at all, and the next one begins when it is. So
+    after a failure nothing later is stored, and nothing is in flight between two publishes.
+    """
+
+    def __init__(self, route: str, options: Options, timeout: float) -> None:
+        self._route = route
+        self._options = options
+        self._timeout = timeout
+        self._template = TopicTemplate(options.topic)
+        self._encoder = Encoder(options.max_message_bytes)
+        self._dialler = Dialler(route, options)
+        self._link: Link | None = None
+        self._topics: dict[tuple[object, ...], str] = {}
+        self._ready: set[str] = set()
+        """Topics whose queues are known to be there; a new connection has to look again."""
+
+    def publish(self, batch: Sequence[Envelope], /) -> list[Outcome]:
+        """See `Publisher.publish`."""
+        deadline = time.monotonic() + self._timeout * _SENDING_SHARE
+        page = _Page(Rows.of(batch))
+        events = self._events(page)
+        while events:
+            window = _window(events, self._options.in_flight)
+            error = self._settle(page, window, deadline)
+            if error is not None:
+                page.retry(events, error)
+                break
+            events = page.unsettled(events)
+        return page.outcomes()
+
+    def close(self) -> None:
+        """See `Publisher.close`."""
+        link, self._link = self._link, None
+        if link is not None:
+            link.close()
+
+    def _events(self, page: _Page) -> list[_Event]:
+        """Make the frames; what cannot be sent is settled."""
+        events = []
+        for index, row in enumerate(page.rows):
+            if page.holds_back(index):
+                continue
+            try:
+                topic = self._topic(row)
+                frame = self._encoder.frame(row, target(self._options, topic), _TRANSACTION)
+            except RecordRefusedError as error:
+                page.fail(index, error)
+                continue
+            events.append(_Event(index, row[KEY], topic, frame))
+        return events
+
+    def _topic(self, row: Row) -> str:
+        if self._template.depends_on_event:
+            return self._template.topic(to_envelope(row))
+        kind = (row[TYPE], row[SOURCE], row[VERSION], row[TOPIC])
+        topic = self._topics.get(kind)
+        if topic is None:
+            if len(self._topics) >= _KINDS:
+                self._topics.clear()
+            topic = self._topics[kind] = self._template.topic(to_envelope(row))
+        return topic
+
+    def _settle(self, page: _Page, events: list[_Event], deadline: float) -> TransientError | None:
+        """Settle at least the first of these events, or return what stops the batch."""
+        try:
+            self._store(events, deadline)
+        except ErrorFrameError as error:
+            self.close()
+            return self._blame(page, events, error, deadline)
+        except _TopicsRefusedError as refused:
+            page.refuse(events, refused.topics)
+            return None
+        except TransientError as error:
+            self.close()
+            return error
+        page.published(events)
+        return None
+
+    def _store(self, events: list[_Event], deadline: float) -> None:
+        """Store events in one transaction, and wait until the broker has them."""
+        link = self._connected(deadline)
+        self._make_queues(link, {event.topic for event in events}, deadline)
+        begin = encode("BEGIN", [("transaction", _TRANSACTION.decode())])
+        commit = encode("COMMIT", [("transaction", _TRANSACTION.decode()), ("receipt", "commit")])
+        link.send(b"".join([begin, *(event.frame for event in events), commit]), deadline)
+        link.await_receipt("commit", deadline)
+
+    def _blame(
+        self, page: _Page, events: list[_Event], error: ErrorFrameError, deadline: float
+    ) -> TransientError | None:
+        """Find out what of a transaction the broker refused; nothing of it was stored."""
+        if error.is_full:
+            return BrokerUnavailableError(f"the broker has no room: {error.text}")
+        if not error.is_about_a_frame:
+            return self._ask_for_rights(page, events, error, deadline)
+        if len(events) > 1:
+            return self._settle(page, events[: len(events) // 2], deadline)
+        page.fail(
+            events[0].index,
+            RecordRefusedError(
+                f"the broker refuses the event, {len(events[0].frame)} bytes in all; set"
+                f" max_message_bytes to what it takes ({error.text})"
+            ),
+        )
+        return None
+
+    def _ask_for_rights(
+        self, page: _Page, events: list[_Event], error: ErrorFrameError, deadline: float
+    ) -> TransientError | None:
+        """Send one event for each topic in a transaction that is taken back."""
+        firsts = {event.topic: event for event in reversed(events)}
+        try:
+            link = self._connected(deadline)
+            refused = self._refused(link, list(firsts.values()), deadline)
+        except TransientError as failed:
+            self.close()
+            return failed
+        self.close()
+        if not refused:
+            return BrokerUnavailableError(f"the broker took nothing: {error.text}")
+        page.refuse(events, refused)
+        return None
+
+    def _refused(
+        self, link: Link, events: list[_Event], deadline: float
+    ) -> Mapping[str, TransientError]:
+        transaction = ("transaction", _TRANSACTION.decode())
+        asked = [encode("BEGIN", [transaction])]
+        for number, event in enumerate(events):
+            asked.append(event.frame.replace(b"\n", b"\nreceipt:%d\n" % number, 1))
+        asked.append(encode("ABORT", [transaction, ("receipt", "abort")]))
+        answers = _answers(link, asked, "abort", deadline)
+        return {
+            event.topic: DestinationRefusedError(
+                f"{link.address} does not take events for {target(self._options, event.topic)!r};"
+                f" grant the user of routes.{self._route}.username the right to write there"
+                f" ({answers[str(number)]})"
+            )
+            for number, event in enumerate(events)
+            if str(number) in answers
+        }
+
+    def _connected(self, deadline: float) -> Link:
+        if self._link is None:
+            self._ready.clear()
+            self._link = self._dialler.connect(deadline)
+        return self._link
+
+    def _make_queues(self, link: Link, topics: Iterable[str], deadline: float) -> None:
+        """Make sure that each group has a queue: the broker keeps nothing for one that has none.
+
+        A queue is made by subscribing to it; a kill of the broker may have taken an empty one.
+        """
+        new = sorted(set(topics) - self._ready)
+        queues = [
+            (topic, source(self._options, group, topic))
+            for topic in new
+            for group in self._options.groups
+        ]
+        if queues:
+            asked = []
+            for number, (_, queue) in enumerate(queues):
+                made = [("id", f"q{number}"), ("destination", queue), ("selector", _NOBODY)]
+                asked.append(encode("SUBSCRIBE", [*made, ("receipt", str(number))]))
+                asked.append(encode("UNSUBSCRIBE", [("id", f"q{number}")]))
+            asked.append(encode("BEGIN", [("transaction", "end"), ("receipt", "begun")]))
+            asked.append(encode("ABORT", [("transaction", "end"), ("receipt", "end")]))
+            answers = _answers(link, asked, "end", deadline)
+            refused = {
+                topic: DestinationRefusedError(
+                    f"{link.address} does not let the queue {queue!r} be made; grant the user of"
+                    f" routes.{self._route}.username the rights to read and to make it"
+                    f" ({answers[str(number)]})"
+                )
+                for number, (topic, queue) in enumerate(queues)
+                if str(number) in answers
+            }
+            if refused:
+                self.close()
+                raise _TopicsRefusedError(refused)
+        self._ready.update(new)
+
+
+class _TopicsRefusedError(Exception):
+    """The broker does not take events of these topics."""
+
+    def __init__(self, topics: Mapping[str, TransientError]) -> None:
+        super().__init__(", ".join(topics))
+        self.topics = topics
+
+
+def _answers(link: Link, asked: list[bytes], last: str, deadline: float) -> dict[str, str]:
+    """Ask for several things; return why some were refused, by their receipt."""
+    link.send(b"".join(asked), deadline)
+    refused: dict[str, str] = {}
+    while True:
+        try:
+            link.await_receipt(last, deadline)
+        except ErrorFrameError as error:
+            if error.receipt == last:
+                return refused
+            if error.receipt is not None:
+                refused.setdefault(error.receipt, error.text)
+            continue
+        return refused
+
+
+def _window(events: list[_Event], count: int) -> list[_Event]:
+    size = 0
+    for number, event in enumerate(events[:count]):
+        size += len(event.frame)
+        if size > _WINDOW_BYTES and number:
+            return events[:number]
+    return events[:count]
+
+
+class _Page:
+    """Outcomes by the event's index in the batch; what failed holds its key back. Pure."""
+
+    def __init__(self, rows: Rows) -> None:
+        self.rows = rows.rows
+        self._outcomes: list[Outcome | None] = [None] * len(self.rows)
+        self._first_failures: dict[bytes, int] = {}
+
+    def holds_back(self, index: int) -> bool:
+        """Settle an event if an earlier one of its key failed; say whether it is so."""
+        key = self.rows[index][KEY]
+        if key is None or index <= self._first_failures.get(key, index):
+            return False
+        text = f"an earlier event of the key {key.decode()!r} was not published"
+        self._outcomes[index] = Retry(HeldBackError(text))
+        return True
+
+    def fail(self, index: int, error: PermanentError | TransientError) -> None:
+        """Settle one, and hold its key back."""
+        self._outcomes[index] = Dead(error) if isinstance(error, PermanentError) else Retry(error)
+        key = self.rows[index][KEY]
+        if key is not None:
+            self._first_failures[key] = min(index, self._first_failures.get(key, index))
+
+    def published(self, events: Iterable[_Event]) -> None:
+        """Settle what the broker has stored."""
+        for event in events:
+            self._outcomes[event.index] = PUBLISHED
+
+    def refuse(self, events: Iterable[_Event], topics: Mapping[str, TransientError]) -> None:
+        """Settle events of these topics, and what follows of their keys among them."""
+        for event in events:
+            if not self.holds_back(event.index) and event.topic in topics:
+                self.fail(event.index, topics[event.topic])
+
+    def retry(self, events: Iterable[_Event], error: TransientError) -> None:
+        """Settle all of these that are not yet."""
+        for event in events:
+            if self._outcomes[event.index] is None:
+                self._outcomes[event.index] = Retry(error)
+
+    def unsettled(self, events: Iterable[_Event]) -> list[_Event]:
+        """Return what is left to be sent; what follows a failure of its key is held back."""
+        return [
+            event
+            for event in events
+            if self._outcomes[event.index] is None and not self.holds_back(event.index)
+        ]
+
+    def outcomes(self) -> list[Outcome]:
+        """Return the outcomes, each of which is settled."""
+        settled = [outcome for outcome in self._outcomes if outcome is not None]
+        if len(settled) != len(self._outcomes):
+            raise AssertionError("an event was left without an outcome")
+        return settled
