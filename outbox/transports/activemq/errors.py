@@ -34,6 +34,14 @@ class ErrorFrameError(TransientError):
         """The broker has no room left."""
 
 
+class LateError(BrokerUnavailableError):
+    """The broker has not answered when the time was up; it may still do what was asked for."""
+
+
+class HandshakeTimeoutError(OSError):
+    """A connection was made, and then TLS was not answered."""
+
+
 def refused_login(frame: Frame, route: str, address: str) -> DestinationRefusedError:
     """Translate the answer to CONNECT."""
     text = frame.headers.get("message", "")[:_SHORT]
@@ -54,6 +62,11 @@ def no_stomp(route: str, address: str, why: str, *, is_encrypted: bool) -> Desti
 def unreachable(exc: OSError, route: str, address: str) -> TransientError:
     """Translate what a socket raises."""
     where = f"routes.{route}.tls"
+    if isinstance(exc, HandshakeTimeoutError):
+        return BrokerUnavailableError(
+            f"{address} does not answer in TLS; if it does not encrypt, remove the table {where} or"
+            f" correct the port in routes.{route}.brokers"
+        )
     if isinstance(exc, ssl.SSLCertVerificationError):
         return DestinationRefusedError(
             f"the certificate of {address} is not accepted; correct {where}.ca_file, or the name"

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Final
 from outbox.errors import BrokerUnavailableError
 from outbox.transports.activemq.errors import (
     ErrorFrameError,
+    HandshakeTimeoutError,
+    LateError,
     no_stomp,
     refused_login,
     unreachable,
@@ -84,7 +86,7 @@ class Link:
             view = view[sent:]
             # While the broker waits until we read, it may not read either.
             if view and not sent and not self._read() and not self._wait(deadline, _BOTH):
-                raise BrokerUnavailableError(f"{self.address} takes nothing more")
+                raise LateError(f"{self.address} takes nothing more")
         with self._lock:
             self._is_sending = False
 
@@ -105,7 +107,7 @@ class Link:
         while True:
             frame = self.receive(deadline)
             if frame is None:
-                raise BrokerUnavailableError(f"{self.address} does not answer in time")
+                raise LateError(f"{self.address} does not answer in time")
             if frame.command == "RECEIPT" and frame.headers.get("receipt-id") == receipt:
                 return
 
@@ -136,7 +138,7 @@ class Link:
     def _first(self, deadline: float) -> Frame:
         frame = self.receive(deadline)
         if frame is None:
-            raise BrokerUnavailableError(f"{self.address} does not answer in time")
+            raise LateError(f"{self.address} does not answer in time")
         return frame
 
     def _agree(self, offered: str, beat: int) -> None:
@@ -223,9 +225,16 @@ def _connect(
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if context is not None:
             # The time-out holds for the handshake too.
-            connected = context.wrap_socket(connected, server_hostname=address[0])
+            connected = _encrypted(connected, context, address[0])
         connected.setblocking(False)
     except BaseException:
         connected.close()
         raise
     return connected
+
+
+def _encrypted(connected: socket.socket, context: ssl.SSLContext, host: str) -> socket.socket:
+    try:
+        return context.wrap_socket(connected, server_hostname=host)
+    except TimeoutError as exc:
+        raise HandshakeTimeoutError from exc

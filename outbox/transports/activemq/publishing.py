@@ -19,7 +19,7 @@ from outbox.transport import PUBLISHED, Dead, Retry
 from outbox.transports.activemq.destinations import source, target
 from outbox.transports.activemq.dialling import Dialler
 from outbox.transports.activemq.encode import Encoder
-from outbox.transports.activemq.errors import ErrorFrameError
+from outbox.transports.activemq.errors import ErrorFrameError, LateError
 from outbox.transports.activemq.frames import encode
 from outbox.transports.topic import TopicTemplate
 
@@ -65,6 +65,8 @@ class ActiveMqPublisher:
         self._template = TopicTemplate(options.topic)
         self._encoder = Encoder(options.max_message_bytes)
         self._dialler = Dialler(route, options)
+        self._window = options.in_flight
+        """Events of the next transaction, at most."""
         self._link: Link | None = None
         self._topics: dict[tuple[object, ...], str] = {}
         self._ready: set[str] = set()
@@ -76,7 +78,7 @@ class ActiveMqPublisher:
         page = _Page(Rows.of(batch))
         events = self._events(page)
         while events:
-            window = _window(events, self._options.in_flight)
+            window = _window(events, self._window)
             error = self._settle(page, window, deadline)
             if error is not None:
                 page.retry(events, error)
@@ -127,9 +129,14 @@ class ActiveMqPublisher:
             page.refuse(events, refused.topics)
             return None
         except TransientError as error:
+            if isinstance(error, LateError):
+                # Else a slow broker would store the same events again and again.
+                self._window = max(1, len(events) // 2)
             self.close()
             return error
         page.published(events)
+        if len(events) == self._window:
+            self._window = min(self._options.in_flight, self._window * 2)
         return None
 
     def _store(self, events: list[_Event], deadline: float) -> None:
