@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from outbox.errors import (
     BrokerUnavailableError,
     DestinationRefusedError,
-    HeldBackError,
-    PermanentError,
     RecordRefusedError,
     TransientError,
 )
-from outbox.rows import KEY, SOURCE, TOPIC, TYPE, VERSION, Rows, to_envelope
-from outbox.transport import PUBLISHED, Dead, Retry
+from outbox.rows import SOURCE, TOPIC, TYPE, VERSION, to_envelope
 from outbox.transports.activemq.destinations import source, target
 from outbox.transports.activemq.dialling import Dialler
 from outbox.transports.activemq.encode import Encoder
 from outbox.transports.activemq.errors import ErrorFrameError, LateError
 from outbox.transports.activemq.frames import encode
+from outbox.transports.activemq.page import Event, Page
 from outbox.transports.topic import TopicTemplate
 
 if TYPE_CHECKING:
@@ -41,14 +38,6 @@ _KINDS: Final = 10_000
 """Kinds of events whose topic is remembered, at most."""
 _NOBODY: Final = "1=0"
 """A selector that no message fits."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Event:
-    index: int
-    key: bytes | None
-    topic: str
-    frame: bytes
 
 
 class ActiveMqPublisher:
@@ -75,7 +64,7 @@ class ActiveMqPublisher:
     def publish(self, batch: Sequence[Envelope], /) -> list[Outcome]:
         """See `Publisher.publish`."""
         deadline = time.monotonic() + self._timeout * _SENDING_SHARE
-        page = _Page(Rows.of(batch))
+        page = Page(batch)
         events = self._events(page)
         while events:
             window = _window(events, self._window)
@@ -92,7 +81,7 @@ class ActiveMqPublisher:
         if link is not None:
             link.close()
 
-    def _events(self, page: _Page) -> list[_Event]:
+    def _events(self, page: Page) -> list[Event]:
         """Make the frames; what cannot be sent is settled."""
         events = []
         for index, row in enumerate(page.rows):
@@ -104,7 +93,7 @@ class ActiveMqPublisher:
             except RecordRefusedError as error:
                 page.fail(index, error)
                 continue
-            events.append(_Event(index, row[KEY], topic, frame))
+            events.append(Event(index, topic, frame))
         return events
 
     def _topic(self, row: Row) -> str:
@@ -118,7 +107,7 @@ class ActiveMqPublisher:
             topic = self._topics[kind] = self._template.topic(to_envelope(row))
         return topic
 
-    def _settle(self, page: _Page, events: list[_Event], deadline: float) -> TransientError | None:
+    def _settle(self, page: Page, events: list[Event], deadline: float) -> TransientError | None:
         """Settle at least the first of these events, or return what stops the batch."""
         try:
             self._store(events, deadline)
@@ -139,7 +128,7 @@ class ActiveMqPublisher:
             self._window = min(self._options.in_flight, self._window * 2)
         return None
 
-    def _store(self, events: list[_Event], deadline: float) -> None:
+    def _store(self, events: list[Event], deadline: float) -> None:
         """Store events in one transaction, and wait until the broker has them."""
         link = self._connected(deadline)
         self._make_queues(link, {event.topic for event in events}, deadline)
@@ -149,7 +138,7 @@ class ActiveMqPublisher:
         link.await_receipt("commit", deadline)
 
     def _blame(
-        self, page: _Page, events: list[_Event], error: ErrorFrameError, deadline: float
+        self, page: Page, events: list[Event], error: ErrorFrameError, deadline: float
     ) -> TransientError | None:
         """Find out what of a transaction the broker refused; nothing of it was stored."""
         if error.is_full:
@@ -168,7 +157,7 @@ class ActiveMqPublisher:
         return None
 
     def _ask_for_rights(
-        self, page: _Page, events: list[_Event], error: ErrorFrameError, deadline: float
+        self, page: Page, events: list[Event], error: ErrorFrameError, deadline: float
     ) -> TransientError | None:
         """Send one event for each topic in a transaction that is taken back."""
         firsts = {event.topic: event for event in reversed(events)}
@@ -185,7 +174,7 @@ class ActiveMqPublisher:
         return None
 
     def _refused(
-        self, link: Link, events: list[_Event], deadline: float
+        self, link: Link, events: list[Event], deadline: float
     ) -> Mapping[str, TransientError]:
         transaction = ("transaction", _TRANSACTION.decode())
         asked = [encode("BEGIN", [transaction])]
@@ -268,67 +257,10 @@ def _answers(link: Link, asked: list[bytes], last: str, deadline: float) -> dict
         return refused
 
 
-def _window(events: list[_Event], count: int) -> list[_Event]:
+def _window(events: list[Event], count: int) -> list[Event]:
     size = 0
     for number, event in enumerate(events[:count]):
         size += len(event.frame)
         if size > _WINDOW_BYTES and number:
             return events[:number]
     return events[:count]
-
-
-class _Page:
-    """Outcomes by the event's index in the batch; what failed holds its key back. Pure."""
-
-    def __init__(self, rows: Rows) -> None:
-        self.rows = rows.rows
-        self._outcomes: list[Outcome | None] = [None] * len(self.rows)
-        self._first_failures: dict[bytes, int] = {}
-
-    def holds_back(self, index: int) -> bool:
-        """Settle an event if an earlier one of its key failed; say whether it is so."""
-        key = self.rows[index][KEY]
-        if key is None or index <= self._first_failures.get(key, index):
-            return False
-        text = f"an earlier event of the key {key.decode()!r} was not published"
-        self._outcomes[index] = Retry(HeldBackError(text))
-        return True
-
-    def fail(self, index: int, error: PermanentError | TransientError) -> None:
-        """Settle one, and hold its key back."""
-        self._outcomes[index] = Dead(error) if isinstance(error, PermanentError) else Retry(error)
-        key = self.rows[index][KEY]
-        if key is not None:
-            self._first_failures[key] = min(index, self._first_failures.get(key, index))
-
-    def published(self, events: Iterable[_Event]) -> None:
-        """Settle what the broker has stored."""
-        for event in events:
-            self._outcomes[event.index] = PUBLISHED
-
-    def refuse(self, events: Iterable[_Event], topics: Mapping[str, TransientError]) -> None:
-        """Settle events of these topics, and what follows of their keys among them."""
-        for event in events:
-            if not self.holds_back(event.index) and event.topic in topics:
-                self.fail(event.index, topics[event.topic])
-
-    def retry(self, events: Iterable[_Event], error: TransientError) -> None:
-        """Settle all of these that are not yet."""
-        for event in events:
-            if self._outcomes[event.index] is None:
-                self._outcomes[event.index] = Retry(error)
-
-    def unsettled(self, events: Iterable[_Event]) -> list[_Event]:
-        """Return what is left to be sent; what follows a failure of its key is held back."""
-        return [
-            event
-            for event in events
-            if self._outcomes[event.index] is None and not self.holds_back(event.index)
-        ]
-
-    def outcomes(self) -> list[Outcome]:
-        """Return the outcomes, each of which is settled."""
-        settled = [outcome for outcome in self._outcomes if outcome is not None]
-        if len(settled) != len(self._outcomes):
-            raise AssertionError("an event was left without an outcome")
-        return settled
