@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from outbox.errors import BrokerUnavailableError, ConfigurationError, TransientError
+from outbox.errors import (
+    BrokerUnavailableError,
+    ConfigurationError,
+    HeldBackError,
+    TransientError,
+)
 from outbox.testing import (
     by_key,
     collect,
@@ -23,7 +28,7 @@ from outbox.testing import (
 )
 from outbox.transport import PUBLISHED, Published, Retry
 from outbox.transports import activemq
-from outbox.transports.activemq import receiving
+from outbox.transports.activemq import publishing, receiving
 from tests.waiting import eventually
 from tools.servers import activemq as run_activemq
 
@@ -185,6 +190,25 @@ def test_a_large_batch_to_a_frozen_broker_is_back_in_time(own_activemq: ActiveMq
 def replaced(event: Envelope, data: bytes) -> Envelope:
 
     return replace(event, data=data)
+
+
+def test_what_there_is_no_time_for_is_not_sent_and_comes_once(
+    activemq_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # So that there is never time for another transaction.
+    monkeypatch.setattr(publishing, "_SAFETY", 1e9)
+    topic = new_topic()
+    events = numbered(topic, 170, keys=10)
+    with closing(make_publisher(activemq_server, timeout=20, in_flight=50)) as publisher:
+        for start in range(0, 170, 50):
+            outcomes = publisher.publish(events[start:])
+            rest = len(events) - start - 50
+            assert outcomes[:50] == [PUBLISHED] * min(50, 170 - start)
+            errors = [o.error for o in outcomes if isinstance(o, Retry)]
+            assert [type(error) for error in errors] == [HeldBackError] * rest
+    with closing(make_subscriber(topic, activemq_server)) as subscriber:
+        assert by_key(collect(subscriber, 170)) == expected(events)
+        assert not subscriber.receive(1, 0.2)
 
 
 def test_a_broker_absent_at_the_start_is_found_when_it_comes(own_activemq: ActiveMqServer) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from outbox.errors import (
     BrokerUnavailableError,
     DestinationRefusedError,
+    HeldBackError,
     RecordRefusedError,
     TransientError,
 )
@@ -33,6 +34,8 @@ _SENDING_SHARE: Final = 0.9
 """Of the time-out; the rest is for what follows the deadline."""
 _WINDOW_BYTES: Final = 8_000_000
 """Of one transaction, roughly: the broker keeps it in memory."""
+_SAFETY: Final = 3.0
+"""So many times the last one a transaction may take."""
 _TRANSACTION: Final = b"t"
 _KINDS: Final = 10_000
 """Kinds of events whose topic is remembered, at most."""
@@ -56,6 +59,8 @@ class ActiveMqPublisher:
         self._dialler = Dialler(route, options)
         self._window = options.in_flight
         """Events of the next transaction, at most."""
+        self._seconds = 0.0
+        """What an event of the last transaction took."""
         self._link: Link | None = None
         self._topics: dict[tuple[object, ...], str] = {}
         self._ready: set[str] = set()
@@ -68,6 +73,9 @@ class ActiveMqPublisher:
         events = self._events(page)
         while events:
             window = _window(events, self._window)
+            if len(events) < len(page.rows) and self._would_be_late(len(window), deadline):
+                page.retry(events, HeldBackError("the time was up; the rest is published next"))
+                break
             error = self._settle(page, window, deadline)
             if error is not None:
                 page.retry(events, error)
@@ -107,6 +115,10 @@ class ActiveMqPublisher:
             topic = self._topics[kind] = self._template.topic(to_envelope(row))
         return topic
 
+    def _would_be_late(self, count: int, deadline: float) -> bool:
+        """Tell whether a transaction would hardly be confirmed in time, and then come again."""
+        return self._seconds * count * _SAFETY > deadline - time.monotonic()
+
     def _settle(self, page: Page, events: list[Event], deadline: float) -> TransientError | None:
         """Settle at least the first of these events, or return what stops the batch."""
         try:
@@ -134,8 +146,10 @@ class ActiveMqPublisher:
         self._make_queues(link, {event.topic for event in events}, deadline)
         begin = encode("BEGIN", [("transaction", _TRANSACTION.decode())])
         commit = encode("COMMIT", [("transaction", _TRANSACTION.decode()), ("receipt", "commit")])
+        began_at = time.monotonic()
         link.send(b"".join([begin, *(event.frame for event in events), commit]), deadline)
         link.await_receipt("commit", deadline)
+        self._seconds = (time.monotonic() - began_at) / len(events)
 
     def _blame(
         self, page: Page, events: list[Event], error: ErrorFrameError, deadline: float
