@@ -19,7 +19,7 @@ from outbox.transport import PUBLISHED, Dead, Retry
 from outbox.transports import activemq
 from tests.absence import skipped_unless_ci
 from tools.servers import activemq as run_activemq
-from tools.servers.activemq import JARS, make_certificate, make_trust
+from tools.servers.activemq import JARS, find_openssl, make_certificate, make_trust
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,6 +36,7 @@ pytestmark = pytest.mark.activemq
 def jars() -> None:
     with skipped_unless_ci():
         JARS.find()
+        find_openssl()
 
 
 @pytest.fixture(scope="module")

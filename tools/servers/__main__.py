@@ -19,7 +19,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from tools.servers.activemq import JARS as ACTIVEMQ_JARS
-from tools.servers.activemq import activemq
+from tools.servers.activemq import activemq, find_openssl
 from tools.servers.clock import find_faketime
 from tools.servers.kafka import JARS as KAFKA_JARS
 from tools.servers.kafka import kafka
@@ -126,6 +126,7 @@ def _fetch() -> None:
         "faketime": find_faketime,
         "default-jre-headless": find_java,
         "maven": find_maven,
+        "openssl": find_openssl,
     }
     missing = [package for package, find in packages.items() if _is_absent(find)]
     apt = shutil.which("apt-get")
@@ -138,6 +139,7 @@ def _fetch() -> None:
     find_programs()
     find_faketime()
     find_java()
+    find_openssl()
     KAFKA_JARS.fetch()
     ACTIVEMQ_JARS.fetch()
 

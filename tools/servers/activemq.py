@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import subprocess
 import tempfile
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from xml.sax.saxutils import quoteattr
 
 from tools.servers.maven import Jars, find_java
-from tools.servers.process import LOOPBACK, ServerError, ServerProcess, free_port
+from tools.servers.process import LOOPBACK, ServerAbsentError, ServerError, ServerProcess, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -152,6 +153,16 @@ def _tls(keys: Path, trusted: Path | None) -> str:
     return f"<sslContext><sslContext {values}/></sslContext>"
 
 
+def find_openssl() -> str:
+    """Return the path of `openssl`; raise `ServerAbsentError` if it is not on PATH."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        raise ServerAbsentError(
+            "openssl is not on PATH; install it (Debian: apt-get install openssl)"
+        )
+    return openssl
+
+
 def make_certificate(folder: Path, name: str) -> tuple[Path, Path]:
     """Make a key pair whose certificate, for loopback, is signed by itself.
 
@@ -159,13 +170,13 @@ def make_certificate(folder: Path, name: str) -> tuple[Path, Path]:
     """
     store, pem = folder / f"{name}.p12", folder / f"{name}.pem"
     _run(
-        *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30"),
+        *(find_openssl(), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30"),
         *("-subj", f"/CN={name}", "-addext", f"subjectAltName=IP:{LOOPBACK}"),
         *("-keyout", str(pem), "-out", f"{pem}.crt"),
     )
     pem.write_text(pem.read_text() + Path(f"{pem}.crt").read_text())
     _run(
-        *("openssl", "pkcs12", "-export", "-in", str(pem), "-out", str(store)),
+        *(find_openssl(), "pkcs12", "-export", "-in", str(pem), "-out", str(store)),
         *("-name", name, "-passout", f"pass:{STORE_PASSWORD}"),
     )
     return store, pem

@@ -14,7 +14,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from outbox.errors import BrokerUnavailableError
+from outbox.errors import BrokerUnavailableError, TransientError
 from outbox.transports.activemq.errors import (
     ErrorFrameError,
     HandshakeTimeoutError,
@@ -114,7 +114,8 @@ class Link:
     def close(self) -> None:
         """End the connection; idempotent. What was under way is not waited for."""
         self._stop.set()
-        self._socket.close()
+        with self._lock:
+            self._socket.close()
         if self._beating is not None:
             self._beating.join()
 
@@ -163,7 +164,8 @@ class Link:
                     continue
                 try:
                     self._write(_BEAT)
-                except BrokerUnavailableError:
+                except TransientError:
+                    # The other thread finds out by itself.
                     return
 
     def _write(self, data: bytes | memoryview) -> int:
