@@ -92,7 +92,7 @@ class RouteSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
 
     transport: str
-    """Name of the transport: `kafka`, `memory`, or one that another package has added."""
+    """Name of the transport: `kafka`, `activemq`, `memory`, or one of another package."""
     types: Annotated[list[str], Field(min_length=1)] = ["*"]
     """Globs over the event type, for instance `["shop.order.*"]`."""
     where: Where = {}

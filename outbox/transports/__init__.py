@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 GROUP: Final = "outbox.transports"
 """Of the entry points by which other packages add transports."""
 MODULES: Final = {
+    "activemq": "outbox.transports.activemq",
     "kafka": "outbox.transports.kafka",
     "memory": "outbox.transports.memory",
 }

@@ -11,7 +11,7 @@ from collections import Counter as Tally
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 import pytest
 import sqlalchemy as sa
@@ -164,8 +164,17 @@ def expect_perfect(counts: Counts, *, at_least: int) -> None:
 
 def run(load: Load, engine: sa.Engine, broker: KafkaServer, folder: Path) -> Counts:
     """Write, relay and consume while the relay, the workers and the broker are killed."""
+    settings = SETTINGS.format(
+        bootstrap_servers=broker.bootstrap_servers, lease_seconds=load.lease_seconds
+    )
+    work(load, engine, broker, folder, settings)
+    return count(engine, list(topic_content(broker)))
+
+
+def work(load: Load, engine: sa.Engine, broker: Broker, folder: Path, settings: str) -> None:
+    """Do it all on one broker, until every event that was committed has its effect."""
     prepare(engine)
-    with Fleet(load, engine, broker, folder) as fleet:
+    with Fleet(load, engine, broker, folder, settings) as fleet:
         for blow in fleet.blows():
             blow()
         fleet.let_writers_end()
@@ -175,7 +184,6 @@ def run(load: Load, engine: sa.Engine, broker: KafkaServer, folder: Path) -> Cou
         )
         # Whatever is still on its way, duplicates above all, has to have no effect.
         fleet.finish()
-    return count(engine, broker)
 
 
 def prepare(engine: sa.Engine) -> None:
@@ -185,22 +193,28 @@ def prepare(engine: sa.Engine) -> None:
         connection.execute(sa.insert(counting.Counter), rows)
 
 
+class Broker(Protocol):
+    """A server that can be killed, and keeps what it had stored."""
+
+    def kill(self) -> None: ...
+
+    def start(self) -> None: ...
+
+
 class Fleet:
     """Eight writers, a relay, two workers and a broker, and what befalls them."""
 
-    def __init__(self, load: Load, engine: sa.Engine, broker: KafkaServer, folder: Path) -> None:
+    def __init__(
+        self, load: Load, engine: sa.Engine, broker: Broker, folder: Path, settings: str
+    ) -> None:
         self.load, self.engine, self.broker, self.folder = load, engine, broker, folder
         self.dice = random.Random(4)
         self.closing = ExitStack()
         url = engine.url.render_as_string(hide_password=False)
         self.environment = {"OUTBOX_DATABASE_URL": url, "COUNTING_DATABASE_URL": url}
-        settings = folder / "outbox.toml"
-        settings.write_text(
-            SETTINGS.format(
-                bootstrap_servers=broker.bootstrap_servers, lease_seconds=load.lease_seconds
-            )
-        )
-        self.program = (str(PROGRAM), "--config", str(settings))
+        path = folder / "outbox.toml"
+        path.write_text(settings)
+        self.program = (str(PROGRAM), "--config", str(path))
         self.consume = (*self.program, "consume", f"{counting.__name__}:consumer")
         self.end_of_writing = folder / "end-of-writing"
 
@@ -265,8 +279,8 @@ class Fleet:
         assert rest.process.wait(120) == 0, rest.log.read_text()
 
 
-def count(engine: sa.Engine, broker: KafkaServer) -> Counts:
-    """Count from the tables and the topic what arrived, how often, and in which order."""
+def count(engine: sa.Engine, records: list[tuple[int, int]]) -> Counts:
+    """Count what arrived, how often, and in which order, in tables and at the broker."""
     with engine.connect() as connection:
         values = connection.execute(sa.select(counting.Counter.id, counting.Counter.value)).all()
         effects = connection.execute(
@@ -276,7 +290,6 @@ def count(engine: sa.Engine, broker: KafkaServer) -> Counts:
         ).all()
     expected = {(key, value) for key, top in values for value in range(1, top + 1)}
     seen = Tally((key, value) for key, value in effects)
-    records = [(key, value) for key, value in topic_content(broker)]
     firsts = list(dict.fromkeys(records))
     return Counts(
         committed=len(expected),

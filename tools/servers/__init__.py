@@ -15,6 +15,7 @@ A server keeps its data and its port over `stop()` or `kill()` and the next `sta
 
 from __future__ import annotations
 
+from tools.servers.activemq import ActiveMqServer, activemq
 from tools.servers.kafka import KafkaServer, kafka
 from tools.servers.mariadb import MariaDbServer, mariadb
 from tools.servers.pgbouncer import PgBouncerServer, pgbouncer
@@ -22,12 +23,14 @@ from tools.servers.postgres import PostgresServer, postgres
 from tools.servers.process import ServerAbsentError, ServerError
 
 __all__ = [
+    "ActiveMqServer",
     "KafkaServer",
     "MariaDbServer",
     "PgBouncerServer",
     "PostgresServer",
     "ServerAbsentError",
     "ServerError",
+    "activemq",
     "kafka",
     "mariadb",
     "pgbouncer",

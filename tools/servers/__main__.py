@@ -1,9 +1,9 @@
-"""`python -m tools.servers [--postgres] [--mariadb] [--kafka] [-- COMMAND …]`: servers around it.
+"""`python -m tools.servers [--postgres] [--mariadb] [--kafka] [--activemq] [-- COMMAND …]`.
 
-The command finds their addresses in OUTBOX_TEST_POSTGRES and OUTBOX_TEST_MARIADB (SQLAlchemy URLs)
-and OUTBOX_TEST_KAFKA (host:port); an address that is already in the environment is used, and no
-server started for it. The exit code is the command's. Without a command the addresses are printed,
-and the servers stay until Ctrl-C.
+Runs a command with servers around it. It finds their addresses in OUTBOX_TEST_POSTGRES and
+OUTBOX_TEST_MARIADB (SQLAlchemy URLs), OUTBOX_TEST_KAFKA and OUTBOX_TEST_ACTIVEMQ (host:port); an
+address that is already in the environment is used, and no server started for it. The exit code is
+the command's. Without a command the addresses are printed, and the servers stay until Ctrl-C.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import sys
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from tools.servers.activemq import JARS as ACTIVEMQ_JARS
+from tools.servers.activemq import activemq, find_openssl
 from tools.servers.clock import find_faketime
 from tools.servers.kafka import JARS as KAFKA_JARS
 from tools.servers.kafka import kafka
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 POSTGRES = "OUTBOX_TEST_POSTGRES"
 MARIADB = "OUTBOX_TEST_MARIADB"
 KAFKA = "OUTBOX_TEST_KAFKA"
+ACTIVEMQ = "OUTBOX_TEST_ACTIVEMQ"
 
 
 def main() -> int:
@@ -54,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--postgres", action="store_true", help=f"provide {POSTGRES}")
     parser.add_argument("--mariadb", action="store_true", help=f"provide {MARIADB}")
     parser.add_argument("--kafka", action="store_true", help=f"provide {KAFKA}")
+    parser.add_argument("--activemq", action="store_true", help=f"provide {ACTIVEMQ}")
     parser.add_argument("--fetch", action="store_true", help="first get what is missing here")
     parser.add_argument("command", nargs="*", metavar="COMMAND", help="what to run, after --")
     return parser
@@ -64,13 +68,19 @@ def _leave(_number: int, _frame: FrameType | None) -> None:
 
 
 def _addresses(arguments: argparse.Namespace, stack: ExitStack) -> dict[str, str]:
-    found = {name: os.environ[name] for name in (POSTGRES, MARIADB, KAFKA) if name in os.environ}
+    found = {
+        name: os.environ[name]
+        for name in (POSTGRES, MARIADB, KAFKA, ACTIVEMQ)
+        if name in os.environ
+    }
     if arguments.postgres and POSTGRES not in found:
         found[POSTGRES] = stack.enter_context(postgres()).url()
     if arguments.mariadb and MARIADB not in found:
         found[MARIADB] = stack.enter_context(mariadb()).url()
     if arguments.kafka and KAFKA not in found:
         found[KAFKA] = stack.enter_context(kafka()).bootstrap_servers
+    if arguments.activemq and ACTIVEMQ not in found:
+        found[ACTIVEMQ] = stack.enter_context(activemq()).address
     return found
 
 
@@ -116,6 +126,7 @@ def _fetch() -> None:
         "faketime": find_faketime,
         "default-jre-headless": find_java,
         "maven": find_maven,
+        "openssl": find_openssl,
     }
     missing = [package for package, find in packages.items() if _is_absent(find)]
     apt = shutil.which("apt-get")
@@ -128,7 +139,9 @@ def _fetch() -> None:
     find_programs()
     find_faketime()
     find_java()
+    find_openssl()
     KAFKA_JARS.fetch()
+    ACTIVEMQ_JARS.fetch()
 
 
 def _is_absent(find: Callable[[], object]) -> bool:

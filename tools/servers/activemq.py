@@ -1,0 +1,226 @@
+"""An ActiveMQ broker of one's own, from the jars of Maven Central."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from xml.sax.saxutils import quoteattr
+
+from tools.servers.maven import Jars, find_java
+from tools.servers.process import LOOPBACK, ServerAbsentError, ServerError, ServerProcess, free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+JARS = Jars("activemq")
+"""15 MB."""
+STORE_PASSWORD: Final = "changeit"  # noqa: S105  # it protects a certificate of one test
+_JVM = ("-Xmx512M", "-XX:+UseSerialGC", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn")
+
+
+class ActiveMqServer:
+    """A broker on a fixed loopback port that speaks STOMP, with its store on disk.
+
+    Data and port outlive `stop()` and `kill()`. With `users` (name → password) a client has to
+    log in; all may do everything, except that those whose name begins with `guest` may use only
+    what is called `open` and what is below it. With `keys`, a PKCS#12 file, the port speaks TLS;
+    with `trusted` a client needs a certificate of one of those in that file.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        users: Mapping[str, str],
+        keys: Path | None,
+        trusted: Path | None,
+        max_frame_bytes: int,
+    ) -> None:
+        self.port = free_port()
+        self._folder = folder
+        self._java = [find_java(), *_JVM, "-cp", f"{JARS.find()}/*"]
+        self._settings = folder / "activemq.xml"
+        scheme = "stomp" if keys is None else "stomp+ssl"
+        need = "" if trusted is None else "&needClientAuth=true"
+        uri = f"{scheme}://{LOOPBACK}:{self.port}?wireFormat.maxFrameSize={max_frame_bytes}{need}"
+        parts = [_login(users) if users else "", _tls(keys, trusted) if keys else ""]
+        self._settings.write_text(
+            _SETTINGS.format(folder=folder / "data", parts="\n".join(parts), uri=quoteattr(uri))
+        )
+        self._process: ServerProcess | None = None
+
+    @property
+    def address(self) -> str:
+        return f"{LOOPBACK}:{self.port}"
+
+    def start(self) -> None:
+        """Return when the broker takes connections; raise `ServerError` with its log otherwise."""
+        self._process = ServerProcess(
+            [
+                *self._java,
+                *("org.apache.activemq.console.Main", "start", f"xbean:{self._settings.as_uri()}"),
+            ],
+            folder=self._folder,
+            log=self._folder / "activemq.log",
+            owner=None,
+        )
+        self._process.wait_until(self._is_ready, timeout_seconds=90)
+
+    def stop(self) -> None:
+        """Shut down in order; does nothing to a stopped broker."""
+        if self._process is not None:
+            self._process.stop()
+            self._process = None
+
+    def kill(self) -> None:
+        """Kill -9; the next start recovers from the journal on disk."""
+        self._running().kill()
+        self._process = None
+
+    def pause(self) -> None:
+        """Freeze the broker; connections stay open and get no answer."""
+        self._running().pause()
+
+    def resume(self) -> None:
+        self._running().resume()
+
+    def _running(self) -> ServerProcess:
+        if self._process is None:
+            raise ServerError("the ActiveMQ broker is not running; start() it first")
+        return self._process
+
+    def _is_ready(self) -> bool:
+        # The port is opened last, when the store has recovered.
+        try:
+            socket.create_connection((LOOPBACK, self.port), timeout=2).close()
+        except OSError:
+            return False
+        return True
+
+
+_SETTINGS: Final = """\
+<beans xmlns="http://www.springframework.org/schema/beans"
+       xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"
+       xsi:schemaLocation="http://www.springframework.org/schema/beans
+                           http://www.springframework.org/schema/beans/spring-beans.xsd
+                           http://activemq.apache.org/schema/core
+                           http://activemq.apache.org/schema/core/activemq-core.xsd">
+  <broker xmlns="http://activemq.apache.org/schema/core" brokerName="tests"
+          dataDirectory="{folder}" useJmx="false" persistent="true">
+{parts}
+    <transportConnectors><transportConnector name="stomp" uri={uri}/></transportConnectors>
+  </broker>
+</beans>
+"""
+
+
+def _login(users: Mapping[str, str]) -> str:
+    entries = []
+    for name, password in users.items():
+        group = "guests" if name.startswith("guest") else "all"
+        values = f"username={quoteattr(name)} password={quoteattr(password)}"
+        entries.append(f"<authenticationUser {values} groups={quoteattr(group)}/>")
+    rights = []
+    for kind, name, groups in (
+        *(("queue", ">", "all"), ("topic", ">", "all")),
+        *(("queue", "Consumer.*.VirtualTopic.open.>", "all,guests"),),
+        *(("topic", "VirtualTopic.open.>", "all,guests"),),
+        *(("topic", "ActiveMQ.Advisory.>", "all,guests"),),
+    ):
+        granted = f'read="{groups}" write="{groups}" admin="{groups}"'
+        rights.append(f"<authorizationEntry {kind}={quoteattr(name)} {granted}/>")
+    return (
+        "<plugins><simpleAuthenticationPlugin><users>"
+        + "".join(entries)
+        + "</users></simpleAuthenticationPlugin>"
+        + "<authorizationPlugin><map><authorizationMap><authorizationEntries>"
+        + "".join(rights)
+        + "</authorizationEntries></authorizationMap></map></authorizationPlugin></plugins>"
+    )
+
+
+def _tls(keys: Path, trusted: Path | None) -> str:
+    stores = [("keyStore", keys)] + ([("trustStore", trusted)] if trusted else [])
+    values = " ".join(
+        f'{name}={quoteattr(path.as_uri())} {name}Password="{STORE_PASSWORD}" {name}Type="PKCS12"'
+        for name, path in stores
+    )
+    return f"<sslContext><sslContext {values}/></sslContext>"
+
+
+def find_openssl() -> str:
+    """Return the path of `openssl`; raise `ServerAbsentError` if it is not on PATH."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        raise ServerAbsentError(
+            "openssl is not on PATH; install it (Debian: apt-get install openssl)"
+        )
+    return openssl
+
+
+def make_certificate(folder: Path, name: str) -> tuple[Path, Path]:
+    """Make a key pair whose certificate, for loopback, is signed by itself.
+
+    Return the PKCS#12 file for Java, and the certificate and key as one PEM file.
+    """
+    store, pem = folder / f"{name}.p12", folder / f"{name}.pem"
+    _run(
+        *(find_openssl(), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30"),
+        *("-subj", f"/CN={name}", "-addext", f"subjectAltName=IP:{LOOPBACK}"),
+        *("-keyout", str(pem), "-out", f"{pem}.crt"),
+    )
+    pem.write_text(pem.read_text() + Path(f"{pem}.crt").read_text())
+    _run(
+        *(find_openssl(), "pkcs12", "-export", "-in", str(pem), "-out", str(store)),
+        *("-name", name, "-passout", f"pass:{STORE_PASSWORD}"),
+    )
+    return store, pem
+
+
+def make_trust(folder: Path, name: str, certificate: Path) -> Path:
+    """Make a PKCS#12 file with which Java trusts a certificate."""
+    store = folder / f"{name}-trust.p12"
+    _run(
+        *("keytool", "-importcert", "-noprompt", "-alias", name, "-file", f"{certificate}.crt"),
+        *("-keystore", str(store), "-storetype", "PKCS12", "-storepass", STORE_PASSWORD),
+    )
+    return store
+
+
+def _run(*command: str) -> None:
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise ServerError(f"{command[0]} failed:\n{done.stdout}{done.stderr}")
+
+
+@contextmanager
+def activemq(
+    *,
+    users: Mapping[str, str] | None = None,
+    keys: Path | None = None,
+    trusted: Path | None = None,
+    max_frame_bytes: int = 104_857_600,
+) -> Iterator[ActiveMqServer]:
+    """Run a new, empty broker in a temporary folder until the block ends; see `ActiveMqServer`.
+
+    Raises `ServerAbsentError` where Java or the jars are missing, and `ServerError` if the broker
+    does not start.
+    """
+    with tempfile.TemporaryDirectory(prefix="outbox-activemq-", ignore_cleanup_errors=True) as path:
+        server = ActiveMqServer(
+            Path(path),
+            users=users or {},
+            keys=keys,
+            trusted=trusted,
+            max_frame_bytes=max_frame_bytes,
+        )
+        try:
+            server.start()
+            yield server
+        finally:
+            server.stop()
