@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import signal
 
-pytest_plugins = ["tests.fix_sqlite", "tests.fix_postgres", "tests.fix_mariadb", "tests.fix_kafka"]
+pytest_plugins = [
+    "tests.fix_sqlite",
+    "tests.fix_postgres",
+    "tests.fix_mariadb",
+    "tests.fix_kafka",
+    "tests.fix_s3",
+]
 
 
 def pytest_configure() -> None:

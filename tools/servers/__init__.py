@@ -6,6 +6,9 @@
     with kafka(properties={"auto.create.topics.enable": "false"}) as broker:
         producer = Producer({"bootstrap.servers": broker.bootstrap_servers})
 
+    with s3() as server:
+        client = boto3.client("s3", endpoint_url=server.endpoint_url, …)
+
     with postgres() as server, pgbouncer("127.0.0.1", server.port) as pooler:
         ...
 
@@ -20,16 +23,19 @@ from tools.servers.mariadb import MariaDbServer, mariadb
 from tools.servers.pgbouncer import PgBouncerServer, pgbouncer
 from tools.servers.postgres import PostgresServer, postgres
 from tools.servers.process import ServerAbsentError, ServerError
+from tools.servers.s3 import S3Server, s3
 
 __all__ = [
     "KafkaServer",
     "MariaDbServer",
     "PgBouncerServer",
     "PostgresServer",
+    "S3Server",
     "ServerAbsentError",
     "ServerError",
     "kafka",
     "mariadb",
     "pgbouncer",
     "postgres",
+    "s3",
 ]

@@ -1,8 +1,8 @@
-"""`python -m tools.servers [--postgres] [--mariadb] [--kafka] [-- COMMAND …]`: servers around it.
+"""`python -m tools.servers [--postgres] [--mariadb] [--kafka] [--s3] [-- …]`: servers around it.
 
-The command finds their addresses in OUTBOX_TEST_POSTGRES and OUTBOX_TEST_MARIADB (SQLAlchemy URLs)
-and OUTBOX_TEST_KAFKA (host:port); an address that is already in the environment is used, and no
-server started for it. The exit code is the command's. Without a command the addresses are printed,
+The command finds their addresses in OUTBOX_TEST_POSTGRES and OUTBOX_TEST_MARIADB (SQLAlchemy URLs),
+OUTBOX_TEST_KAFKA (host:port) and OUTBOX_TEST_S3 (a URL with keys); an address that is already in
+the environment is used, and no server started for it. The exit code is the command's. Without a command the addresses are printed,
 and the servers stay until Ctrl-C.
 """
 
@@ -26,6 +26,8 @@ from tools.servers.maven import find_java, find_maven
 from tools.servers.pgbouncer import find_pgbouncer
 from tools.servers.postgres import find_binaries, postgres
 from tools.servers.process import ServerAbsentError, ServerError
+from tools.servers.s3 import JARS as S3_JARS
+from tools.servers.s3 import s3
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 POSTGRES = "OUTBOX_TEST_POSTGRES"
 MARIADB = "OUTBOX_TEST_MARIADB"
 KAFKA = "OUTBOX_TEST_KAFKA"
+S3 = "OUTBOX_TEST_S3"
 
 
 def main() -> int:
@@ -54,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--postgres", action="store_true", help=f"provide {POSTGRES}")
     parser.add_argument("--mariadb", action="store_true", help=f"provide {MARIADB}")
     parser.add_argument("--kafka", action="store_true", help=f"provide {KAFKA}")
+    parser.add_argument("--s3", action="store_true", help=f"provide {S3}")
     parser.add_argument("--fetch", action="store_true", help="first get what is missing here")
     parser.add_argument("command", nargs="*", metavar="COMMAND", help="what to run, after --")
     return parser
@@ -64,13 +68,17 @@ def _leave(_number: int, _frame: FrameType | None) -> None:
 
 
 def _addresses(arguments: argparse.Namespace, stack: ExitStack) -> dict[str, str]:
-    found = {name: os.environ[name] for name in (POSTGRES, MARIADB, KAFKA) if name in os.environ}
+    found = {
+        name: os.environ[name] for name in (POSTGRES, MARIADB, KAFKA, S3) if name in os.environ
+    }
     if arguments.postgres and POSTGRES not in found:
         found[POSTGRES] = stack.enter_context(postgres()).url()
     if arguments.mariadb and MARIADB not in found:
         found[MARIADB] = stack.enter_context(mariadb()).url()
     if arguments.kafka and KAFKA not in found:
         found[KAFKA] = stack.enter_context(kafka()).bootstrap_servers
+    if arguments.s3 and S3 not in found:
+        found[S3] = stack.enter_context(s3()).url()
     return found
 
 
@@ -129,6 +137,7 @@ def _fetch() -> None:
     find_faketime()
     find_java()
     KAFKA_JARS.fetch()
+    S3_JARS.fetch()
 
 
 def _is_absent(find: Callable[[], object]) -> bool:
