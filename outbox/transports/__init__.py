@@ -26,8 +26,13 @@ GROUP: Final = "outbox.transports"
 MODULES: Final = {
     "kafka": "outbox.transports.kafka",
     "memory": "outbox.transports.memory",
+    "s3": "outbox.transports.s3",
 }
 """Those of this package; no other package can take their names."""
+
+
+EXTRAS: Final = frozenset({"s3"})
+"""Those whose driver comes with the extra of the same name."""
 
 
 class SendingTransport(Protocol):
@@ -61,8 +66,9 @@ def transport_of(route: str, settings: RouteSettings) -> tuple[SendingTransport,
     try:
         module = _load(name, where)
     except ImportError as exc:
+        remedy = f": pip install 'outbox-relay[{name}]'" if name in EXTRAS else ""
         raise ConfigurationError(
-            f"{where}: the driver of {name!r} is not installed ({exc.name})"
+            f"{where}: the driver of {name!r} is not installed ({exc.name}){remedy}"
         ) from exc
     options = getattr(module, "Options", None)
     if not (isinstance(options, type) and issubclass(options, BaseModel)):

@@ -2,8 +2,8 @@
 
 The command finds their addresses in OUTBOX_TEST_POSTGRES and OUTBOX_TEST_MARIADB (SQLAlchemy URLs),
 OUTBOX_TEST_KAFKA (host:port) and OUTBOX_TEST_S3 (a URL with keys); an address that is already in
-the environment is used, and no server started for it. The exit code is the command's. Without a command the addresses are printed,
-and the servers stay until Ctrl-C.
+the environment is used, and no server started for it. The exit code is the command's. Without a
+command the addresses are printed, and the servers stay until Ctrl-C.
 """
 
 from __future__ import annotations

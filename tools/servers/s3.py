@@ -54,7 +54,7 @@ class S3Server:
         }
         settings = folder / "s3proxy.properties"
         settings.write_text("".join(f"{name}={value}\n" for name, value in properties.items()))
-        self._command = [
+        self._command: list[str | Path] = [
             *(find_java(), *_JVM, f"-Dlogback.configurationFile={logback}"),
             *("-cp", f"{JARS.find()}/*", "org.gaul.s3proxy.Main", "--properties", settings),
         ]
