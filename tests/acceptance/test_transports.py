@@ -121,12 +121,12 @@ def test_a_consumer_of_a_route_that_only_publishes_is_told_so(program: Program) 
         (
             "[other.group]\nwebhook = broken\n",
             "",
-            "there is no transport 'webhook'; use kafka, memory",
+            "there is no transport 'webhook'; use kafka, memory, s3",
         ),
         (
             "[outbox.transports]\nfax = broken\n",
             "",
-            "there is no transport 'webhook'; use fax, kafka, memory",
+            "there is no transport 'webhook'; use fax, kafka, memory, s3",
         ),
         (
             "[outbox.transports]\nwebhook = broken\n",

@@ -24,8 +24,8 @@ FIELDS: Final = (*TEXTS, *NUMBERS, "time")
 """What a template may name."""
 
 _UNIQUE: Final = frozenset({"id", "sequence"})
-_MAX_BYTES: Final = 1024
-"""What S3 takes."""
+_MAX_BYTES: Final = 1024 - 40
+"""What S3 takes, less what the names of batches and compressed objects have besides."""
 _SAFE: Final = "/:@+=,"
 """Besides letters, digits and `_.-~`; all else of a value is percent-encoded."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 _TYPES: Final = {"json": "application/cloudevents+json", "jsonl": "application/x-ndjson"}
 _PACKED_TYPES: Final = {"gzip": "application/gzip", "zstd": "application/zstd"}
+_EXTENSIONS: Final = frozenset({"json", "jsonl", "ndjson"})
+_DIGEST_BYTES: Final = 12
 
 
 @dataclass(slots=True)
@@ -79,7 +82,7 @@ class Architect:
                 continue
             try:
                 topic = self._topic.topic(envelope)
-                key = self._key.key(envelope, topic) + self._suffix
+                key = self._key.key(envelope, topic)
                 line = self._encoded(envelope)
             except RecordRefusedError as error:
                 dead[index] = error
@@ -96,9 +99,12 @@ class Architect:
                     draft = open_[place] = Draft(key)
                     objects.append(draft)
             else:
-                draft = Draft(key)
+                draft = Draft(key + self._suffix)
                 objects.append(draft)
             draft.add(index, line)
+        if self._is_lines:
+            for draft in objects:
+                draft.key = _named_by_content(draft.key, draft.lines) + self._suffix
         return Layout(objects, topics, dead)
 
     def body(self, draft: Draft) -> bytes:
@@ -120,6 +126,22 @@ class Architect:
             len(draft.indexes) < self._options.batch_events
             and draft.size + len(line) < self._options.batch_bytes
         )
+
+
+def _named_by_content(key: str, lines: Sequence[bytes]) -> str:
+    """Return a key that only an object with these very lines has.
+
+    Published again, an event may meet other neighbours. What an entry lists must not be overwritten
+    by them.
+    """
+    digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+    for line in lines:
+        digest.update(line)
+        digest.update(b"\n")
+    stem, dot, extension = key.rpartition(".")
+    if extension in _EXTENSIONS:
+        return f"{stem}-{digest.hexdigest()}{dot}{extension}"
+    return f"{key}-{digest.hexdigest()}"
 
 
 def listing_of(batch: Sequence[Envelope], layout: Layout, left_out: frozenset[int]) -> Entry:
