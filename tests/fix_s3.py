@@ -59,7 +59,7 @@ class Bucket:
             ),
         )
 
-    def keys(self, prefix: str = "") -> list[str]:
+    def object_keys(self, prefix: str = "") -> list[str]:
         """Return the keys of all objects, in order."""
         pages = self.client().get_paginator("list_objects_v2").paginate
         return [
@@ -70,7 +70,7 @@ class Bucket:
 
     def data_keys(self) -> list[str]:
         """Return those of the events, without the log and the groups."""
-        return [key for key in self.keys() if not key.startswith(("_log/", "_groups/"))]
+        return [key for key in self.object_keys() if not key.startswith(("_log/", "_groups/"))]
 
     def read(self, key: str) -> bytes:
         body: bytes = self.client().get_object(Bucket=self.name, Key=key)["Body"].read()

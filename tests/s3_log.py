@@ -22,7 +22,7 @@ def unpacked(key: str, body: bytes) -> bytes:
 def listed(bucket: Bucket) -> dict[str, list[str]]:
     """Ids by partition key, in the order of the log, each as often as it is listed."""
     found: dict[str, list[str]] = defaultdict(list)
-    for key in bucket.keys("_log/"):
+    for key in bucket.object_keys("_log/"):
         entry = json.loads(bucket.read(key))
         lines = [unpacked(name, bucket.read(name)).splitlines() for name, _size in entry["objects"]]
         for _topic, number, line, _hash in entry["events"]:

@@ -33,7 +33,7 @@ class Proxy:
 
 
 @contextmanager
-def proxy(server_url: str) -> Iterator[Proxy]:
+def proxy(server_url: str) -> Iterator[Proxy]:  # noqa: C901  # a handler and what it answers
     """Run one on a loopback port until the block ends."""
     server = urlsplit(server_url)
 
@@ -54,11 +54,10 @@ def proxy(server_url: str) -> Iterator[Proxy]:
             connection.close()
             if state.loses(self.command, self.path):
                 self.close_connection = True
-                return
-            status = answer.status
-            if state.ignores_conditions and status == HTTPStatus.PRECONDITION_FAILED:
-                status, content = HTTPStatus.OK, b""
-            self.answer(status, answer.getheaders(), content)
+            elif state.ignores_conditions and answer.status == HTTPStatus.PRECONDITION_FAILED:
+                self.answer(HTTPStatus.OK, [], b"")
+            else:
+                self.answer(answer.status, answer.getheaders(), content)
 
         def answer(self, status: int, headers: list[tuple[str, str]], content: bytes) -> None:
             self.send_response_only(status)

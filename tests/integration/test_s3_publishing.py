@@ -126,7 +126,7 @@ def test_writers_that_race_for_the_log_lose_nothing(bucket: Bucket) -> None:
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(write, batches))
     assert listed(bucket) == ids([event for batch in batches for event in batch])
-    assert len(bucket.keys("_log/")) == 80
+    assert len(bucket.object_keys("_log/")) == 80
 
 
 def test_an_entry_whose_answer_is_lost_is_recognised(bucket: Bucket) -> None:

@@ -55,7 +55,7 @@ def test_a_template_that_cannot_work_is_refused(template: str, why: str) -> None
     ("template", "changed", "why"),
     [
         ("{subject}/{id}", {}, "no subject"),
-        ("{id}", {"id": "x" * 1_000 + "é" * 10}, "1024"),
+        ("{id}", {"id": "x" * 1_000 + "é" * 10}, "984 bytes"),
         ("{type}/{id}", {"type": "_log"}, "_log/"),
         ("{type}/{id}", {"type": ".."}, "'..'"),
         ("{sequence}", {}, "sequence"),

@@ -47,6 +47,8 @@ class S3Server:
             "s3proxy.authorization": "aws-v2-or-v4",
             "s3proxy.identity": ACCESS_KEY,
             "s3proxy.credential": SECRET_KEY,
+            # Session tokens and encryption are no concern of its folders.
+            "s3proxy.ignore-unknown-headers": "true",
             "jclouds.provider": "filesystem-nio2",
             "jclouds.identity": "",
             "jclouds.credential": "",
