@@ -30,6 +30,8 @@ class Proxy:
     """By method and path; the server does those, but its answer is lost."""
     refused: int = 0
     seen: list[tuple[str, str]] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+    """Of the same requests, by names in lower case."""
 
 
 @contextmanager
@@ -43,6 +45,7 @@ def proxy(server_url: str) -> Iterator[Proxy]:  # noqa: C901  # a handler and wh
         def handle_any(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             state.seen.append((self.command, self.path))
+            state.headers.append({name.lower(): value for name, value in self.headers.items()})
             if state.refuses(self.command, self.path):
                 state.refused += 1
                 self.answer(503, [], SLOW_DOWN)

@@ -164,6 +164,24 @@ def sts(bucket: Bucket, *, is_open: bool) -> Iterator[tuple[str, list[str]]]:
             thread.join()
 
 
+def test_every_object_is_encrypted_as_the_settings_say(bucket: Bucket) -> None:
+    with proxy(bucket.url) as between:
+        asked = {"server_side_encryption": "aws:kms", "kms_key_id": "alias/events"}
+        options = s3.Options(**(bucket.options | {"endpoint_url": between.endpoint_url} | asked))
+        with (
+            closing(s3.publisher("route", options, 3.0)) as publisher,
+            closing(s3.subscriber("route", options, "g", ["t"])) as subscriber,
+        ):
+            publisher.take_over("route-1")
+            publish_all(publisher, numbered("t", 3))
+            subscriber.ack(collect(subscriber, 3))
+        puts = [h for (m, _), h in zip(between.seen, between.headers, strict=True) if m == "PUT"]
+    assert len(puts) >= 7, "objects, entries and states of the group"
+    for headers in puts:
+        assert headers["x-amz-server-side-encryption"] == "aws:kms"
+        assert headers["x-amz-server-side-encryption-aws-kms-key-id"] == "alias/events"
+
+
 ROLE = {"role_arn": "arn:aws:iam::123456789012:role/relay", "external_id": "the-external-id"}
 
 

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 import pytest
 
 from outbox.codec import from_headers
+from outbox.errors import ConfigurationError
+from outbox.settings import RouteSettings
 from outbox.testing import envelope
+from outbox.transports import transport_of
 from outbox.transports.s3.compress import compress, decompress
 from outbox.transports.s3.entry import Entry, Listed, read_entry
 from outbox.transports.s3.event import decode, encode
@@ -120,3 +124,12 @@ def test_no_secret_is_shown() -> None:
 def test_a_prefix_is_a_folder() -> None:
     assert Options(bucket="events", prefix="a/b").prefix == "a/b/"
     assert Options(bucket="events").prefix == ""
+
+
+def test_a_missing_driver_says_which_extra_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("outbox.transports.s3")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "boto3", None)
+    settings = RouteSettings.model_validate({"transport": "s3", "bucket": "events"})
+    with pytest.raises(ConfigurationError, match=r"\(boto3\): pip install 'outbox-relay\[s3\]'"):
+        transport_of("archive", settings)
