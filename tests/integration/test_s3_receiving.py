@@ -98,8 +98,26 @@ def test_a_member_that_was_dropped_comes_back_and_its_acknowledgement_moves_noth
         assert by_key(collect(last, 7)) == expected(events[5:])
 
 
+def test_a_dropped_member_that_gets_its_partitions_back_begins_where_the_group_is(
+    bucket: Bucket,
+) -> None:
+    events = numbered("t", 12, keys=1)
+    fill(bucket, events)
+    with closing(member(bucket, "g")) as frozen:
+        held = collect(frozen, 12)
+        with closing(member(bucket, "g")) as heir:
+            again: list[Delivery] = []
+            deadline = time.monotonic() + 30
+            while len(again) < 12 and time.monotonic() < deadline:
+                again += heir.receive(100, 0.2)
+            heir.ack(again[:5])
+        rest = collect(frozen, 7)
+        assert by_key(rest) == expected(events[5:])
+        assert held[5].place == rest[0].place
+
+
 def test_a_topic_that_is_added_to_a_group_is_read_from_its_beginning(bucket: Bucket) -> None:
-    one, two = numbered("one", 9), numbered("two", 9)
+    one, two = numbered("one", 9), numbered("two", 9, first=100)
     fill(bucket, [*one, *two])
     with closing(member(bucket, "g", "one")) as subscriber:
         deliveries = collect(subscriber, 9)
