@@ -54,7 +54,7 @@ demo-kafka: $(VENV)/.runtime ## the same on a real PostgreSQL and a real Kafka
 	@$(BIN)/python -m tools.servers --fetch --postgres --kafka -- $(BIN)/outbox demo --kafka
 
 .PHONY: servers
-servers: $(VENV)/.runtime ## get what the test servers need: the jars of Kafka and ActiveMQ, and Debian's packages when root
+servers: $(VENV)/.runtime ## get what the test servers need: jars of Kafka, ActiveMQ and S3Proxy, and Debian's packages when root
 	@$(BIN)/python -m tools.servers --fetch
 
 .PHONY: lint

@@ -10,6 +10,7 @@ pytest_plugins = [
     "tests.fix_mariadb",
     "tests.fix_kafka",
     "tests.fix_activemq",
+    "tests.fix_s3",
 ]
 
 

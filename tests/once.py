@@ -46,20 +46,26 @@ class World:
     topic: str = field(default_factory=lambda: f"once-{uuid.uuid4().hex[:12]}")
     emitted: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
+    program = "tests.killed_relay"
+
     def create(self, **config: str) -> None:
         settings = {name.replace("_", "."): value for name, value in config.items()}
         admin = AdminClient({"bootstrap.servers": self.bootstrap_servers})
         admin.create_topics([NewTopic(self.topic, 1, config=settings)])[self.topic].result()
 
     def settings(self, **route: Any) -> Settings:
-        options = {
+        options = self.route()
+        url = self.engine.url.render_as_string(hide_password=False)
+        return Settings(database_url=url, source="/test", routes={ROUTE: options | route})
+
+    def route(self) -> dict[str, Any]:
+        """Return the route's own settings."""
+        return {
             "transport": "kafka",
             "bootstrap_servers": self.bootstrap_servers,
             "topic": self.topic,
             "lease_seconds": 3,
         }
-        url = self.engine.url.render_as_string(hide_password=False)
-        return Settings(database_url=url, source="/test", routes={ROUTE: options | route})
 
     def relay(self, **route: Any) -> Relay:
         return Relay(self.settings(**route), engine=self.engine)
@@ -119,7 +125,7 @@ class World:
         routes = json.dumps({ROUTE: settings.routes[ROUTE].model_dump()})
         url = settings.database_url.get_secret_value()
         relay = subprocess.Popen(
-            [sys.executable, "-m", "tests.killed_relay", url, routes, step, str(count)],
+            [sys.executable, "-m", self.program, url, routes, step, str(count)],
             stderr=subprocess.PIPE,
         )
         deadline = time.monotonic() + LIFE_SECONDS

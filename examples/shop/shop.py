@@ -1,6 +1,6 @@
 """The application: it takes orders. It knows of no broker.
 
-    python shop.py 20        # take twenty orders
+python shop.py 20        # take twenty orders
 """
 
 from __future__ import annotations

@@ -27,8 +27,13 @@ MODULES: Final = {
     "activemq": "outbox.transports.activemq",
     "kafka": "outbox.transports.kafka",
     "memory": "outbox.transports.memory",
+    "s3": "outbox.transports.s3",
 }
 """Those of this package; no other package can take their names."""
+
+
+EXTRAS: Final = frozenset({"s3"})
+"""Those whose driver comes with the extra of the same name."""
 
 
 class SendingTransport(Protocol):
@@ -62,8 +67,9 @@ def transport_of(route: str, settings: RouteSettings) -> tuple[SendingTransport,
     try:
         module = _load(name, where)
     except ImportError as exc:
+        remedy = f": pip install 'outbox-relay[{name}]'" if name in EXTRAS else ""
         raise ConfigurationError(
-            f"{where}: the driver of {name!r} is not installed ({exc.name})"
+            f"{where}: the driver of {name!r} is not installed ({exc.name}){remedy}"
         ) from exc
     options = getattr(module, "Options", None)
     if not (isinstance(options, type) and issubclass(options, BaseModel)):

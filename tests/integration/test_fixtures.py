@@ -15,6 +15,7 @@ from tools.servers import ServerAbsentError
 
 if TYPE_CHECKING:
     from tests.fix_kafka import TopicFactory
+    from tests.fix_s3 import Bucket
 
 TABLES = set(outbox.table.metadata.tables)
 
@@ -64,10 +65,10 @@ def test_a_topic_has_the_asked_partitions_and_settings(
 
 @pytest.mark.usefixtures("kafka_topic")
 def test_server_fixtures_set_their_marker(
-    request: pytest.FixtureRequest, postgres_url: str, mariadb_url: str
+    request: pytest.FixtureRequest, postgres_url: str, mariadb_url: str, bucket: Bucket
 ) -> None:
     marks = {marker.name for marker in request.node.iter_markers()}
-    assert marks >= {"postgres", "mariadb", "kafka"}
+    assert marks >= {"postgres", "mariadb", "kafka", "s3"}
 
 
 def test_an_absent_server_skips_here(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,16 +7,26 @@ import select
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pymysql
 import pytest
+from botocore.exceptions import ClientError
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from tools.servers import KafkaServer, MariaDbServer, PostgresServer, ServerError, mariadb
+from tests.fix_s3 import new_bucket
+from tools.servers import (
+    KafkaServer,
+    MariaDbServer,
+    PostgresServer,
+    S3Server,
+    ServerError,
+    mariadb,
+)
 from tools.servers.process import ServerProcess, free_port
 
 if TYPE_CHECKING:
@@ -26,7 +36,9 @@ SLEEP = [sys.executable, "-c", "import signal; print('up', flush=True); signal.p
 ROOT = Path(__file__).parents[2]
 
 
-def endings(server: PostgresServer | KafkaServer | MariaDbServer) -> dict[str, Callable[[], None]]:
+def endings(
+    server: PostgresServer | KafkaServer | MariaDbServer | S3Server,
+) -> dict[str, Callable[[], None]]:
     return {"stop": server.stop, "kill": server.kill}
 
 
@@ -155,6 +167,34 @@ def test_a_frozen_kafka_answers_after_its_thaw(own_kafka: KafkaServer) -> None:
     assert admin.list_topics(timeout=30).brokers
 
 
+@pytest.mark.parametrize("ending", ["stop", "kill"])
+def test_s3_keeps_data_and_port_over_a_restart(own_s3: S3Server, ending: str) -> None:
+    bucket = new_bucket(own_s3.url())
+    bucket.client().put_object(Bucket=bucket.name, Key="kept", Body=b"1")
+    endings(own_s3)[ending]()
+    own_s3.start()
+    assert bucket.read("kept") == b"1"
+
+
+def test_s3_lets_one_writer_create_an_object(own_s3: S3Server) -> None:
+    """What the transport is safe by."""
+    bucket = new_bucket(own_s3.url())
+    client = bucket.client()
+
+    def create(number: int, key: str) -> bool:
+        try:
+            client.put_object(Bucket=bucket.name, Key=key, Body=b"%d" % number, IfNoneMatch="*")
+        except ClientError as error:
+            if error.response["Error"]["Code"] != "PreconditionFailed":
+                raise
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        for key in map(str, range(20)):
+            assert sum(pool.map(create, range(8), [key] * 8)) == 1
+
+
 def test_a_server_that_ends_at_once_is_reported_with_its_log(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "raise SystemExit('no such disk')"]
     process = ServerProcess(command, folder=tmp_path, log=tmp_path / "log", owner=None)
@@ -198,9 +238,10 @@ def test_the_command_gets_the_addresses_and_passes_its_exit_code_on() -> None:
         "OUTBOX_TEST_POSTGRES": "postgresql+psycopg://given/shop",
         "OUTBOX_TEST_MARIADB": "mariadb+pymysql://given/shop",
         "OUTBOX_TEST_KAFKA": "given:9092",
+        "OUTBOX_TEST_S3": "http://key:secret@given:80",
     }
     script = "import os, sys; sys.exit(os.environ['OUTBOX_TEST_KAFKA'] == 'given:9092' and 7)"
-    servers = ["--postgres", "--mariadb", "--kafka"]
+    servers = ["--postgres", "--mariadb", "--kafka", "--s3"]
     command = [sys.executable, "-m", "tools.servers", *servers, "--"]
     ended = subprocess.run(
         [*command, sys.executable, "-c", script], check=False, cwd=ROOT, env=os.environ | given

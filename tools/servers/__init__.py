@@ -6,6 +6,9 @@
     with kafka(properties={"auto.create.topics.enable": "false"}) as broker:
         producer = Producer({"bootstrap.servers": broker.bootstrap_servers})
 
+    with s3() as server:
+        client = boto3.client("s3", endpoint_url=server.endpoint_url, …)
+
     with postgres() as server, pgbouncer("127.0.0.1", server.port) as pooler:
         ...
 
@@ -21,6 +24,7 @@ from tools.servers.mariadb import MariaDbServer, mariadb
 from tools.servers.pgbouncer import PgBouncerServer, pgbouncer
 from tools.servers.postgres import PostgresServer, postgres
 from tools.servers.process import ServerAbsentError, ServerError
+from tools.servers.s3 import S3Server, s3
 
 __all__ = [
     "ActiveMqServer",
@@ -28,6 +32,7 @@ __all__ = [
     "MariaDbServer",
     "PgBouncerServer",
     "PostgresServer",
+    "S3Server",
     "ServerAbsentError",
     "ServerError",
     "activemq",
@@ -35,4 +40,5 @@ __all__ = [
     "mariadb",
     "pgbouncer",
     "postgres",
+    "s3",
 ]

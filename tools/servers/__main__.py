@@ -1,9 +1,10 @@
-"""`python -m tools.servers [--postgres] [--mariadb] [--kafka] [--activemq] [-- COMMAND …]`.
+"""`python -m tools.servers [--postgres] [--mariadb] [--kafka] [--activemq] [--s3] [-- COMMAND …]`.
 
 Runs a command with servers around it. It finds their addresses in OUTBOX_TEST_POSTGRES and
-OUTBOX_TEST_MARIADB (SQLAlchemy URLs), OUTBOX_TEST_KAFKA and OUTBOX_TEST_ACTIVEMQ (host:port); an
-address that is already in the environment is used, and no server started for it. The exit code is
-the command's. Without a command the addresses are printed, and the servers stay until Ctrl-C.
+OUTBOX_TEST_MARIADB (SQLAlchemy URLs), OUTBOX_TEST_KAFKA and OUTBOX_TEST_ACTIVEMQ (host:port), and
+OUTBOX_TEST_S3 (a URL with keys); an address that is already in the environment is used, and no
+server started for it. The exit code is the command's. Without a command the addresses are printed,
+and the servers stay until Ctrl-C.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from tools.servers.maven import find_java, find_maven
 from tools.servers.pgbouncer import find_pgbouncer
 from tools.servers.postgres import find_binaries, postgres
 from tools.servers.process import ServerAbsentError, ServerError
+from tools.servers.s3 import JARS as S3_JARS
+from tools.servers.s3 import s3
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -37,6 +40,7 @@ POSTGRES = "OUTBOX_TEST_POSTGRES"
 MARIADB = "OUTBOX_TEST_MARIADB"
 KAFKA = "OUTBOX_TEST_KAFKA"
 ACTIVEMQ = "OUTBOX_TEST_ACTIVEMQ"
+S3 = "OUTBOX_TEST_S3"
 
 
 def main() -> int:
@@ -58,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--mariadb", action="store_true", help=f"provide {MARIADB}")
     parser.add_argument("--kafka", action="store_true", help=f"provide {KAFKA}")
     parser.add_argument("--activemq", action="store_true", help=f"provide {ACTIVEMQ}")
+    parser.add_argument("--s3", action="store_true", help=f"provide {S3}")
     parser.add_argument("--fetch", action="store_true", help="first get what is missing here")
     parser.add_argument("command", nargs="*", metavar="COMMAND", help="what to run, after --")
     return parser
@@ -70,7 +75,7 @@ def _leave(_number: int, _frame: FrameType | None) -> None:
 def _addresses(arguments: argparse.Namespace, stack: ExitStack) -> dict[str, str]:
     found = {
         name: os.environ[name]
-        for name in (POSTGRES, MARIADB, KAFKA, ACTIVEMQ)
+        for name in (POSTGRES, MARIADB, KAFKA, ACTIVEMQ, S3)
         if name in os.environ
     }
     if arguments.postgres and POSTGRES not in found:
@@ -81,6 +86,8 @@ def _addresses(arguments: argparse.Namespace, stack: ExitStack) -> dict[str, str
         found[KAFKA] = stack.enter_context(kafka()).bootstrap_servers
     if arguments.activemq and ACTIVEMQ not in found:
         found[ACTIVEMQ] = stack.enter_context(activemq()).address
+    if arguments.s3 and S3 not in found:
+        found[S3] = stack.enter_context(s3()).url()
     return found
 
 
@@ -142,6 +149,7 @@ def _fetch() -> None:
     find_openssl()
     KAFKA_JARS.fetch()
     ACTIVEMQ_JARS.fetch()
+    S3_JARS.fetch()
 
 
 def _is_absent(find: Callable[[], object]) -> bool:

@@ -1,0 +1,138 @@
+"""Objects a second to S3: the publisher against a bare boto3 loop over a pool of threads.
+
+    python -m benchmarks.s3                  # a server of its own
+    OUTBOX_TEST_S3=http://KEY:SECRET@host:port python -m benchmarks.s3
+
+Both store the same number of JSON objects of the same size, with as many threads, on the same
+server; they take turns, so that a change of the machine's pace meets both. The loop's objects are
+ready-made; the publisher encodes its events, names them, and writes the log besides.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from outbox.envelope import Envelope, new_id
+from outbox.transport import PUBLISHED
+from outbox.transports import s3 as transport
+from outbox.transports.s3.client import make_client
+from outbox.transports.s3.event import encode
+from tools.servers import s3
+from tools.servers.s3 import REGION
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from outbox.transports.s3 import Options
+
+TIMEOUT = 60.0
+
+
+def events(count: int) -> list[Envelope]:
+    """Return events of 200 bytes of data over a hundred keys."""
+    return [
+        Envelope(
+            id=new_id(),
+            source="/bench",
+            type="bench.account.changed",
+            time=datetime.now(UTC),
+            data=json.dumps({"account": n % 100, "pad": "x" * 170}).encode(),
+            partition_key=str(n % 100),
+            sequence=n + 1,
+        )
+        for n in range(count)
+    ]
+
+
+def bare(options: Options, batch: Sequence[Envelope]) -> float:
+    """Store ready-made objects by a pool of threads; return the seconds."""
+    bodies = [encode(event, on_one_line=False) for event in batch]
+    client = make_client(options, connect_seconds=5, read_seconds=30)
+    name = uuid.uuid4().hex
+
+    def put(number: int) -> None:
+        client.put_object(
+            Bucket=options.bucket,
+            Key=f"bare/{name}/{number:020d}.json",
+            Body=bodies[number],
+            ContentType="application/cloudevents+json",
+        )
+
+    with ThreadPoolExecutor(options.concurrency) as pool:
+        started = time.perf_counter()
+        list(pool.map(put, range(len(bodies))))
+        seconds = time.perf_counter() - started
+    client.close()
+    return seconds
+
+
+def published(options: Options, batch: Sequence[Envelope]) -> float:
+    """Publish as a relay does, exactly once; return the seconds."""
+    with closing(transport.publisher("bench", options, TIMEOUT)) as publisher:
+        publisher.take_over(uuid.uuid4().hex)
+        started = time.perf_counter()
+        outcomes = publisher.publish_with(batch, b"{}")
+        seconds = time.perf_counter() - started
+    if list(outcomes) != [PUBLISHED] * len(batch):
+        raise SystemExit(f"not all were published: {outcomes[0]}")
+    return seconds
+
+
+def main() -> None:
+    """Measure, and print a table or JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--count", type=int, default=1_000, help="events of one turn")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    with ExitStack() as stack:
+        url = os.environ.get("OUTBOX_TEST_S3") or stack.enter_context(s3()).url()
+        options = _options(url)
+        rounds: list[dict[str, Any]] = []
+        for number in range(arguments.rounds + 1):
+            batch = events(arguments.count)
+            loop, own = bare(options, batch), published(options, batch)
+            if number:  # the first turns only warm up
+                rounds.append({"bare": len(batch) / loop, "outbox": len(batch) / own})
+    for each in rounds:
+        each["ratio"] = each["outbox"] / each["bare"]
+    ratio = statistics.median(each["ratio"] for each in rounds)
+    if arguments.json:
+        print(
+            json.dumps({"kind": "s3", "count": arguments.count, "rounds": rounds, "ratio": ratio})
+        )
+        return
+    print("objects/s   bare boto3    outbox    ratio")
+    for number, each in enumerate(rounds, 1):
+        print(f"round {number}    {each['bare']:10.0f}{each['outbox']:10.0f}{each['ratio']:9.2f}")
+    print(f"median ratio {ratio:.2f}")
+
+
+def _options(url: str) -> Options:
+    parts = urlsplit(url)
+    options = transport.Options.model_validate(
+        {
+            "bucket": f"bench-{uuid.uuid4().hex}",
+            "endpoint_url": f"{parts.scheme}://{parts.hostname}:{parts.port}",
+            "region": REGION,
+            "access_key_id": unquote(parts.username or ""),
+            "secret_access_key": unquote(parts.password or ""),
+        }
+    )
+    with closing(make_client(options, connect_seconds=5, read_seconds=30)) as client:
+        client.create_bucket(Bucket=options.bucket)
+    return options
+
+
+if __name__ == "__main__":
+    main()

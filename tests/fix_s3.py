@@ -1,0 +1,125 @@
+"""S3: one server a session, a bucket for each test.
+
+The server is the one at OUTBOX_TEST_S3 (`http://KEY:SECRET@host:port`), or is started when the
+first test asks for it.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+import boto3
+import pytest
+from botocore.config import Config
+
+from tests.absence import mark, skipped_unless_ci
+from tools.servers import S3Server, ServerAbsentError, s3
+from tools.servers.s3 import JARS, REGION
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+VARIABLE = "OUTBOX_TEST_S3"
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """A bucket of a test's own, and a plain client that looks into it."""
+
+    name: str
+    url: str
+    """Of the server, with the keys."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What a route needs to use it."""
+        parts = urlsplit(self.url)
+        return {
+            "bucket": self.name,
+            "endpoint_url": f"{parts.scheme}://{parts.hostname}:{parts.port}",
+            "region": REGION,
+            "access_key_id": unquote(parts.username or ""),
+            "secret_access_key": unquote(parts.password or ""),
+        }
+
+    def client(self) -> Any:
+        options = self.options
+        return boto3.client(
+            "s3",
+            endpoint_url=options["endpoint_url"],
+            region_name=REGION,
+            aws_access_key_id=options["access_key_id"],
+            aws_secret_access_key=options["secret_access_key"],
+            config=Config(
+                s3={"addressing_style": "path"}, request_checksum_calculation="when_required"
+            ),
+        )
+
+    def object_keys(self, prefix: str = "") -> list[str]:
+        """Return the keys of all objects, in order."""
+        pages = self.client().get_paginator("list_objects_v2").paginate
+        return [
+            item["Key"]
+            for page in pages(Bucket=self.name, Prefix=prefix)
+            for item in page.get("Contents", ())
+        ]
+
+    def data_keys(self) -> list[str]:
+        """Return those of the events, without the log and the groups."""
+        return [key for key in self.object_keys() if not key.startswith(("_log/", "_groups/"))]
+
+    def read(self, key: str) -> bytes:
+        body: bytes = self.client().get_object(Bucket=self.name, Key=key)["Body"].read()
+        return body
+
+
+def new_bucket(url: str) -> Bucket:
+    """Make an empty bucket."""
+    bucket = Bucket(f"outbox-test-{uuid.uuid4().hex}", url)
+    bucket.client().create_bucket(Bucket=bucket.name)
+    return bucket
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    mark(items, frozenset({"s3_server", "own_s3"}), "s3")
+
+
+def pytest_report_header() -> str:
+    if os.environ.get(VARIABLE):
+        return f"s3: given by {VARIABLE}"
+    try:
+        return f"s3: started when needed, from {JARS.find()}"
+    except ServerAbsentError:
+        return "s3: absent"
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """The URL of the session's server; tests share it, so none may stop it."""
+    given = os.environ.get(VARIABLE)
+    if given:
+        yield given
+        return
+    with skipped_unless_ci():
+        JARS.find()
+    with s3() as server:
+        yield server.url()
+
+
+@pytest.fixture
+def bucket(s3_server: str) -> Bucket:
+    """An empty bucket."""
+    return new_bucket(s3_server)
+
+
+@pytest.fixture
+def own_s3() -> Iterator[S3Server]:
+    """A server of the test's own, to stop, kill and freeze."""
+    with skipped_unless_ci():
+        JARS.find()
+    with s3() as server:
+        yield server
