@@ -53,6 +53,10 @@ demo: $(VENV)/.runtime ## the main job on SQLite and memory; needs Python alone
 demo-kafka: $(VENV)/.runtime ## the same on a real PostgreSQL and a real Kafka
 	@$(BIN)/python -m tools.servers --fetch --postgres --kafka -- $(BIN)/outbox demo --kafka
 
+.PHONY: example
+example: $(VENV)/.dev ## examples/shop on real servers: one event to Kafka, ActiveMQ, S3 and memory
+	@$(BIN)/python -m tools.servers --fetch --postgres --kafka --activemq --s3 -- $(BIN)/python -m tools.example
+
 .PHONY: servers
 servers: $(VENV)/.runtime ## get what the test servers need: jars of Kafka, ActiveMQ and S3Proxy, and Debian's packages when root
 	@$(BIN)/python -m tools.servers --fetch

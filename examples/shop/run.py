@@ -9,6 +9,7 @@ consumer. They are stopped at the end, and the counts are printed.
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
+from shop import Base
 from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session
 
@@ -34,11 +36,17 @@ SECONDS = 120.0
 def main() -> int:
     """Run it; return the exit code."""
     orders = int(sys.argv[1]) if len(sys.argv) > 1 else 20
+    os.environ.setdefault("OUTBOX_CONFIG", str(HERE / "outbox.toml"))
     subprocess.run([*OUTBOX, "migrate"], cwd=HERE, check=True)
-    from consumers import Base, Invoice, Note, Parcel, Sale, engine  # noqa: PLC0415  # it connects
+    from consumers import Invoice, Note, Parcel, Sale, engine  # noqa: PLC0415  # reads the settings
 
     Base.metadata.create_all(engine)
-    places = {"Kafka": Invoice, "ActiveMQ": Parcel, "S3": Sale, "memory": Note}
+    places: dict[str, type[Base]] = {
+        "Kafka": Invoice,
+        "ActiveMQ": Parcel,
+        "S3": Sale,
+        "memory": Note,
+    }
     before = {place: _count(engine, table) for place, table in places.items()}
     with ExitStack() as stack:
         services = [subprocess.Popen(each, cwd=HERE) for each in SERVICES]
@@ -61,9 +69,9 @@ def main() -> int:
     return 0
 
 
-def _count(engine: Engine, table: type) -> int:
+def _count(engine: Engine, table: type[Base]) -> int:
     with Session(engine) as session:
-        return session.scalar(select(func.count(table.order_id))) or 0
+        return session.scalar(select(func.count()).select_from(table)) or 0
 
 
 def _stop(service: subprocess.Popen[bytes]) -> None:
