@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import defaultdict
+from collections import Counter
 from typing import TYPE_CHECKING, Final, cast
 
 from outbox.errors import (
@@ -39,7 +39,9 @@ SHARE_SECONDS: Final = 10.0
 """How long a member keeps the message groups that it has, while it has nothing to do."""
 _ACK_SECONDS: Final = 2.0
 _QUIET_SECONDS: Final = 0.1
-"""After so long a queue has no more to send at once."""
+"""After so long a queue has nothing to send."""
+_PAUSE_SECONDS: Final = 1.0
+"""After so long it has no more to send of what was given back; brokers stop for a while, too."""
 _REMEMBERED: Final = 100_000
 """Acknowledgements that the broker has not confirmed, at most."""
 _WIDEST: Final = 64
@@ -75,6 +77,8 @@ class ActiveMqSubscriber:
         self._count = 0
         self._joined_at = 0.0
         self._has_groups = False
+        self._unproven: set[str] = set()
+        """Queues that have sent nothing since this member joined."""
         self._is_closed = False
 
     def receive(self, limit: int, timeout: float, /) -> list[Delivery]:
@@ -163,7 +167,8 @@ class ActiveMqSubscriber:
         link.send(b"".join(asked), deadline)
         self._joined_at = time.monotonic()
         self._has_groups = False
-        found, is_all = self._gather(link, deadline, prefetch)
+        asked_for = {f"s{subscription}": queue for subscription, queue in self._queues.items()}
+        found, is_all = self._gather(link, deadline, prefetch, asked_for, [])
         if not is_all and prefetch < self._prefetch * _WIDEST:
             self._unsubscribe(link, deadline)
             self._subscribe(link, deadline, prefetch * 4)
@@ -176,19 +181,26 @@ class ActiveMqSubscriber:
         self._queues.clear()
         link.send(b"".join(asked), deadline)
 
-    def _gather(self, link: Link, deadline: float, prefetch: int) -> tuple[list[Item], bool]:
+    def _gather(
+        self,
+        link: Link,
+        deadline: float,
+        prefetch: int,
+        missing: dict[str, str],
+        found: list[Item],
+    ) -> tuple[list[Item], bool]:
         """Receive until each queue has shown something new, or nothing more comes.
 
-        Tell also whether that is all that was given back, as far as it is meant for this member.
+        `missing` are queues by the receipts that have to come. Tell also whether that is all
+        that was given back, as far as it is meant for this member.
         """
-        missing = {f"s{subscription}": queue for subscription, queue in self._queues.items()}
+        self._unproven = set()
         unseen = set(self._queues.values())
-        counts: defaultdict[str, int] = defaultdict(int)
-        found: list[Item] = []
+        counts = Counter(item.queue for item in found)
         while missing or unseen:
-            until = deadline if missing else min(deadline, time.monotonic() + _QUIET_SECONDS)
+            quiet = time.monotonic() + (_PAUSE_SECONDS if found else _QUIET_SECONDS)
             try:
-                frame = link.receive(until)
+                frame = link.receive(deadline if missing else min(deadline, quiet))
             except ErrorFrameError as error:
                 if error.receipt not in missing:
                     raise
@@ -206,6 +218,7 @@ class ActiveMqSubscriber:
                     return found, False
         if missing:
             raise BrokerUnavailableError(f"{link.address} does not answer in time")
+        self._unproven = unseen - counts.keys()
         return found, True
 
     def _refused(self, queue: str, error: ErrorFrameError) -> DestinationRefusedError:
@@ -235,7 +248,7 @@ class ActiveMqSubscriber:
                 frame = link.receive(0.0 if deliveries else deadline)
                 if frame is None:
                     break
-                self._inbound.add(self._items(frame))
+                self._inbound.add(self._first(link, list(self._items(frame))))
             elif item.is_acked or item.identity in self._unconfirmed:
                 self._inbound.settle(item)
                 again.append(item)
@@ -244,6 +257,18 @@ class ActiveMqSubscriber:
                 deliveries.append(Delivery(item.message, place, item))
         self._send_acks(link, [item for item in again if not item.is_acked])
         return deliveries
+
+    def _first(self, link: Link, items: list[Item]) -> list[Item]:
+        """Return what was received, in order where it is the first of a queue since joining."""
+        first = [item for item in items if item.queue in self._unproven]
+        if not first:
+            return items
+        self._unproven -= {item.queue for item in first}
+        if any(item.is_redelivered for item in first):
+            deadline = time.monotonic() + CONNECT_SECONDS
+            found, _ = self._gather(link, deadline, self._prefetch, {}, items)
+            return in_order(found)
+        return items
 
     def _remember(self, item: Item) -> None:
         self._unconfirmed[item.identity] = None
