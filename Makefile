@@ -16,6 +16,8 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,\
 pip = $(shell test -x $(1)/bin/pip && echo $(1)/bin/python -m pip \
 	|| echo $(PYTHON) -m pip --python $(1)/bin/python) --disable-pip-version-check --quiet
 PYTEST_ARGS ?=
+# Two processes, each with servers of its own: most of the time a test waits. Empty for one.
+PARALLEL ?= -n 2 --dist loadfile
 BENCH_ARGS ?=
 
 .PHONY: help
@@ -69,7 +71,7 @@ lint: $(VENV)/.dev ## ruff, the formatter's check, mypy --strict
 
 .PHONY: test
 test: $(VENV)/.dev servers ## all tests but the slow ones, on real servers (PYTEST_ARGS adds arguments)
-	@$(BIN)/pytest -m "not slow" $(PYTEST_ARGS)
+	@$(BIN)/pytest -m "not slow" $(PARALLEL) $(PYTEST_ARGS)
 
 .PHONY: test-full
 test-full: $(VENV)/.dev servers ## all tests
