@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
 
 pytest_plugins = [
     "tests.fix_sqlite",
@@ -19,3 +25,14 @@ def pytest_configure() -> None:
     # that tests interrupt would not notice.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Let what a test logs reach another process, though it be no text: tests of that log it."""
+    report = yield
+    report.sections = [
+        (title, content.encode(errors="backslashreplace").decode())
+        for title, content in report.sections
+    ]
+    return report

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Final
 from xml.sax.saxutils import quoteattr
 
 from tools.servers.maven import Jars, find_java
-from tools.servers.process import LOOPBACK, ServerAbsentError, ServerError, ServerProcess, free_port
+from tools.servers.process import LOOPBACK, Server, ServerAbsentError, ServerError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
 JARS = Jars("activemq")
 """15 MB."""
@@ -23,14 +23,17 @@ STORE_PASSWORD: Final = "changeit"  # noqa: S105  # it protects a certificate of
 _JVM = ("-Xmx512M", "-XX:+UseSerialGC", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn")
 
 
-class ActiveMqServer:
-    """A broker on a fixed loopback port that speaks STOMP, with its store on disk.
+class ActiveMqServer(Server):
+    """A broker that speaks STOMP, with its store on disk.
 
-    Data and port outlive `stop()` and `kill()`. With `users` (name → password) a client has to
+    With `users` (name → password) a client has to
     log in; all may do everything, except that those whose name begins with `guest` may use only
     what is called `open` and what is below it. With `keys`, a PKCS#12 file, the port speaks TLS;
     with `trusted` a client needs a certificate of one of those in that file.
     """
+
+    name = "the ActiveMQ broker"
+    start_seconds = 90
 
     def __init__(
         self,
@@ -41,8 +44,7 @@ class ActiveMqServer:
         trusted: Path | None,
         max_frame_bytes: int,
     ) -> None:
-        self.port = free_port()
-        self._folder = folder
+        super().__init__(folder)
         self._java = [find_java(), *_JVM, "-cp", f"{JARS.find()}/*"]
         self._settings = folder / "activemq.xml"
         scheme = "stomp" if keys is None else "stomp+ssl"
@@ -52,47 +54,10 @@ class ActiveMqServer:
         self._settings.write_text(
             _SETTINGS.format(folder=folder / "data", parts="\n".join(parts), uri=quoteattr(uri))
         )
-        self._process: ServerProcess | None = None
 
-    @property
-    def address(self) -> str:
-        return f"{LOOPBACK}:{self.port}"
-
-    def start(self) -> None:
-        """Return when the broker takes connections; raise `ServerError` with its log otherwise."""
-        self._process = ServerProcess(
-            [
-                *self._java,
-                *("org.apache.activemq.console.Main", "start", f"xbean:{self._settings.as_uri()}"),
-            ],
-            folder=self._folder,
-            log=self._folder / "activemq.log",
-            owner=None,
-        )
-        self._process.wait_until(self._is_ready, timeout_seconds=90)
-
-    def stop(self) -> None:
-        """Shut down in order; does nothing to a stopped broker."""
-        if self._process is not None:
-            self._process.stop()
-            self._process = None
-
-    def kill(self) -> None:
-        """Kill -9; the next start recovers from the journal on disk."""
-        self._running().kill()
-        self._process = None
-
-    def pause(self) -> None:
-        """Freeze the broker; connections stay open and get no answer."""
-        self._running().pause()
-
-    def resume(self) -> None:
-        self._running().resume()
-
-    def _running(self) -> ServerProcess:
-        if self._process is None:
-            raise ServerError("the ActiveMQ broker is not running; start() it first")
-        return self._process
+    def _command(self) -> Sequence[str | Path]:
+        settings = f"xbean:{self._settings.as_uri()}"
+        return [*self._java, "org.apache.activemq.console.Main", "start", settings]
 
     def _is_ready(self) -> bool:
         # The port is opened last, when the store has recovered.

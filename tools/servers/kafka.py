@@ -12,10 +12,10 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from tools.servers.maven import Jars, find_java
-from tools.servers.process import LOOPBACK, ServerError, ServerProcess, free_port
+from tools.servers.process import LOOPBACK, Server, ServerError, free_port
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
 JARS = Jars("kafka")
 """43 MB."""
@@ -28,58 +28,26 @@ _JVM = (
 _QUIET = "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"
 
 
-class KafkaServer:
-    """A broker on a fixed loopback port, in the plain protocol; its own controller.
+class KafkaServer(Server):
+    """A broker in the plain protocol; its own controller."""
 
-    Data and port outlive `stop()` and `kill()`.
-    """
+    name = "the Kafka broker"
+    start_seconds = 90
 
     def __init__(self, folder: Path, *, properties: Mapping[str, str]) -> None:
-        self.port = free_port()
-        self._folder = folder
+        super().__init__(folder)
         self._java = [find_java(), *_JVM, _QUIET, "-cp", f"{JARS.find()}/*"]
         self._settings = folder / "server.properties"
         lines = {**_properties(self.port, free_port(), folder), **properties}
         self._settings.write_text("".join(f"{name}={value}\n" for name, value in lines.items()))
-        self._process: ServerProcess | None = None
         self._format()
 
     @property
     def bootstrap_servers(self) -> str:
-        return f"{LOOPBACK}:{self.port}"
+        return self.address
 
-    def start(self) -> None:
-        """Return when the broker answers; raise `ServerError` with the end of its log otherwise."""
-        self._process = ServerProcess(
-            [*self._java, "kafka.Kafka", self._settings],
-            folder=self._folder,
-            log=self._folder / "kafka.log",
-            owner=None,
-        )
-        self._process.wait_until(self._is_ready, timeout_seconds=90)
-
-    def stop(self) -> None:
-        """Shut down in order; does nothing to a stopped broker."""
-        if self._process is not None:
-            self._process.stop()
-            self._process = None
-
-    def kill(self) -> None:
-        """Kill -9; the next start recovers from the log on disk."""
-        self._running().kill()
-        self._process = None
-
-    def pause(self) -> None:
-        """Freeze the broker; connections stay open and get no answer."""
-        self._running().pause()
-
-    def resume(self) -> None:
-        self._running().resume()
-
-    def _running(self) -> ServerProcess:
-        if self._process is None:
-            raise ServerError("the Kafka broker is not running; start() it first")
-        return self._process
+    def _command(self) -> Sequence[str | Path]:
+        return [*self._java, "kafka.Kafka", self._settings]
 
     def _is_ready(self) -> bool:
         admin = AdminClient({"bootstrap.servers": self.bootstrap_servers, "log_level": 0})

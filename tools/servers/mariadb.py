@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tools.servers.process import (
     LOOPBACK,
+    Server,
     ServerAbsentError,
     ServerError,
-    ServerProcess,
-    free_port,
     unprivileged,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
 _ROOT: Final = "root"
 _SBIN: Final = "/usr/sbin"
@@ -46,17 +45,17 @@ def find_programs() -> Programs:
     return Programs(server, install)
 
 
-class MariaDbServer:
-    """A server on a fixed loopback port; `root` has all rights and no password.
+class MariaDbServer(Server):
+    """A server; `root` has all rights and no password.
 
-    Data and port outlive `stop()` and `kill()`. Without `durable` a commit is written but not
+    Without `durable` a commit is written but not
     flushed to the disk: quick, and still safe against `kill()`, because the machine stays up.
     """
 
+    name = "the MariaDB server"
+
     def __init__(self, folder: Path, *, durable: bool, settings: Mapping[str, str]) -> None:
-        self.port = free_port()
-        self._folder = folder
-        self._owner = unprivileged("mysql")
+        super().__init__(folder, owner=unprivileged("mysql"))
         self._programs = find_programs()
         self._settings = {
             "bind-address": LOOPBACK,
@@ -70,7 +69,6 @@ class MariaDbServer:
             "innodb-buffer-pool-size": "128M",
             **settings,
         }
-        self._process: ServerProcess | None = None
         if self._owner is not None:
             os.chown(folder, self._owner.pw_uid, self._owner.pw_gid)
         self._create_data()
@@ -82,52 +80,18 @@ class MariaDbServer:
         )
         return output.stdout.strip()
 
-    @property
-    def address(self) -> str:
-        return f"{LOOPBACK}:{self.port}"
-
     def url(self, database: str = "") -> str:
         """Return the address as SQLAlchemy takes it, with the PyMySQL driver."""
         return f"mariadb+pymysql://{_ROOT}@{self.address}/{database}"
 
-    def start(self) -> None:
-        """Return when the server answers; raise `ServerError` with the end of its log otherwise."""
+    def _command(self) -> Sequence[str | Path]:
         options = (f"--{name}={value}" for name, value in self._settings.items())
-        self._process = ServerProcess(
-            # The configuration of this machine is for another server.
-            [self._programs.server, "--no-defaults", f"--datadir={self.data}", *options],
-            folder=self._folder,
-            log=self._folder / "mariadb.log",
-            owner=self._owner,
-        )
-        self._process.wait_until(self._is_ready, timeout_seconds=60)
-
-    def stop(self) -> None:
-        """Shut down in order, breaking open connections; does nothing to a stopped server."""
-        if self._process is not None:
-            self._process.stop()
-            self._process = None
-
-    def kill(self) -> None:
-        """Kill -9; the next start recovers from the redo log."""
-        self._running().kill()
-        self._process = None
-
-    def pause(self) -> None:
-        """Freeze it; connections stay open and get no answer."""
-        self._running().pause()
-
-    def resume(self) -> None:
-        self._running().resume()
+        # The configuration of this machine is for another server.
+        return [self._programs.server, "--no-defaults", f"--datadir={self.data}", *options]
 
     @property
     def data(self) -> Path:
         return self._folder / "data"
-
-    def _running(self) -> ServerProcess:
-        if self._process is None:
-            raise ServerError("the MariaDB server is not running; start() it first")
-        return self._process
 
     def _is_ready(self) -> bool:
         """Tell whether it greets a client, which it does when it is done with its recovery."""

@@ -14,15 +14,13 @@ import sqlalchemy as sa
 
 from tools.servers.process import (
     LOOPBACK,
+    Server,
     ServerAbsentError,
-    ServerError,
-    ServerProcess,
-    free_port,
     unprivileged,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
 _PASSWORD: Final = "pooled"  # noqa: S105  # of a server on loopback that is gone in a moment
 _SBIN: Final = "/usr/sbin"
@@ -39,20 +37,21 @@ def find_pgbouncer() -> str:
     return found
 
 
-class PgBouncerServer:
-    """A pooler on a fixed loopback port, in transaction mode and else as it comes.
+class PgBouncerServer(Server):
+    """A pooler in transaction mode and else as it comes.
 
     Clients log in by SCRAM. It leads to each database of one server, as one user.
     """
 
+    name = "PgBouncer"
+    start_seconds = 20
+
     def __init__(
         self, folder: Path, host: str, port: int, user: str, settings: Mapping[str, str]
     ) -> None:
-        self.port = free_port()
+        super().__init__(folder, owner=unprivileged("postgres"))
         self._user = user
         self.password = _PASSWORD
-        self._folder = folder
-        self._owner = unprivileged("postgres")
         self._settings = folder / "pgbouncer.ini"
         users = folder / "users.txt"
         lines = {
@@ -70,7 +69,6 @@ class PgBouncerServer:
             + "".join(f"{name} = {value}\n" for name, value in lines.items())
         )
         users.write_text(f'"{user}" "{_PASSWORD}"\n')
-        self._process: ServerProcess | None = None
         if self._owner is not None:
             for path in (folder, self._settings, users):
                 os.chown(path, self._owner.pw_uid, self._owner.pw_gid)
@@ -82,28 +80,8 @@ class PgBouncerServer:
         )
         return made.render_as_string(hide_password=False)
 
-    def start(self) -> None:
-        """Return when it takes connections; raise `ServerError` with the end of its log else."""
-        self._process = ServerProcess(
-            [find_pgbouncer(), self._settings],
-            folder=self._folder,
-            log=self._folder / "pgbouncer.log",
-            owner=self._owner,
-        )
-        self._process.wait_until(self._is_ready, timeout_seconds=20)
-
-    def stop(self) -> None:
-        """End it, breaking open connections; does nothing to a stopped one."""
-        if self._process is not None:
-            self._process.stop()
-            self._process = None
-
-    def kill(self) -> None:
-        """Kill -9."""
-        if self._process is None:
-            raise ServerError("PgBouncer is not running; start() it first")
-        self._process.kill()
-        self._process = None
+    def _command(self) -> Sequence[str | Path]:
+        return [find_pgbouncer(), self._settings]
 
     def _is_ready(self) -> bool:
         try:

@@ -16,15 +16,14 @@ import psycopg
 
 from tools.servers.process import (
     LOOPBACK,
+    Server,
     ServerAbsentError,
     ServerError,
-    ServerProcess,
-    free_port,
     unprivileged,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
 _SUPERUSER = "postgres"
 
@@ -46,17 +45,18 @@ def find_binaries() -> Path:
     )
 
 
-class PostgresServer:
-    """A server on a fixed loopback port that trusts whoever connects; its superuser is `postgres`.
+class PostgresServer(Server):
+    """A server that trusts whoever connects; its superuser is `postgres`.
 
-    Data and port outlive `stop()` and `kill()`. Without `durable`, `fsync` is off: quick, and
+    Without `durable`, `fsync` is off: quick, and
     still safe against `kill()`, because the machine itself stays up.
     """
 
+    name = "the PostgreSQL server"
+    stop_signal = signal.SIGINT
+
     def __init__(self, folder: Path, *, durable: bool, settings: Mapping[str, str]) -> None:
-        self.port = free_port()
-        self._folder = folder
-        self._owner = unprivileged("postgres")
+        super().__init__(folder, owner=unprivileged("postgres"))
         self._binaries = find_binaries()
         self._settings = {
             "listen_addresses": LOOPBACK,
@@ -68,7 +68,6 @@ class PostgresServer:
             "fsync": "on" if durable else "off",
             **settings,
         }
-        self._process: ServerProcess | None = None
         if self._owner is not None:
             os.chown(folder, self._owner.pw_uid, self._owner.pw_gid)
         self._create_data()
@@ -80,10 +79,6 @@ class PostgresServer:
         )
         return output.stdout.strip()
 
-    @property
-    def address(self) -> str:
-        return f"{LOOPBACK}:{self.port}"
-
     def dsn(self, database: str = "postgres") -> str:
         """Return the address as libpq and psycopg take it."""
         return f"postgresql://{_SUPERUSER}@{self.address}/{database}"
@@ -92,43 +87,13 @@ class PostgresServer:
         """Return the address as SQLAlchemy takes it, with the psycopg driver."""
         return f"postgresql+psycopg://{_SUPERUSER}@{self.address}/{database}"
 
-    def start(self) -> None:
-        """Return when the server answers; raise `ServerError` with the end of its log otherwise."""
+    def _command(self) -> Sequence[str | Path]:
         options = (f"--{name}={value}" for name, value in self._settings.items())
-        self._process = ServerProcess(
-            [self._binaries / "postgres", "-D", self.data, *options],
-            folder=self._folder,
-            log=self._folder / "postgres.log",
-            owner=self._owner,
-        )
-        self._process.wait_until(self._is_ready, timeout_seconds=60)
-
-    def stop(self) -> None:
-        """Shut down in order, breaking open connections; does nothing to a stopped server."""
-        if self._process is not None:
-            self._process.stop(signal.SIGINT)
-            self._process = None
-
-    def kill(self) -> None:
-        """Kill -9 all of its processes; the next start recovers from the write-ahead log."""
-        self._running().kill()
-        self._process = None
-
-    def pause(self) -> None:
-        """Freeze all of its processes; connections stay open and get no answer."""
-        self._running().pause()
-
-    def resume(self) -> None:
-        self._running().resume()
+        return [self._binaries / "postgres", "-D", self.data, *options]
 
     @property
     def data(self) -> Path:
         return self._folder / "data"
-
-    def _running(self) -> ServerProcess:
-        if self._process is None:
-            raise ServerError("the PostgreSQL server is not running; start() it first")
-        return self._process
 
     def _is_ready(self) -> bool:
         try:

@@ -9,8 +9,9 @@ import signal
 import socket
 import subprocess
 import time
+from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -146,6 +147,69 @@ class ServerProcess:
         # Killed before its input closes: it must not signal a process id that is no longer ours.
         self._watchdog.kill()
         self._watchdog.communicate()
+
+
+class Server(ABC):
+    """A server in a folder of its own, on a fixed loopback port.
+
+    Data and port outlive `stop()` and `kill()`; what a kill leaves is recovered by the next start.
+    """
+
+    name: ClassVar[str]
+    """For people."""
+    start_seconds: ClassVar[float] = 60
+    stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
+
+    def __init__(self, folder: Path, *, owner: struct_passwd | None = None) -> None:
+        self.port = free_port()
+        self._folder = folder
+        self._owner = owner
+        self._process: ServerProcess | None = None
+
+    @property
+    def address(self) -> str:
+        """Host and port."""
+        return f"{LOOPBACK}:{self.port}"
+
+    def start(self) -> None:
+        """Return when it answers; raise `ServerError` with the end of its log otherwise."""
+        log = self._folder / f"{type(self).__name__.lower()}.log"
+        self._process = ServerProcess(
+            self._command(), folder=self._folder, log=log, owner=self._owner
+        )
+        self._process.wait_until(self._is_ready, timeout_seconds=self.start_seconds)
+
+    def stop(self) -> None:
+        """Shut down in order, breaking open connections; does nothing to a stopped one."""
+        if self._process is not None:
+            self._process.stop(self.stop_signal)
+            self._process = None
+
+    def kill(self) -> None:
+        """Kill -9, all of its processes."""
+        self._running().kill()
+        self._process = None
+
+    def pause(self) -> None:
+        """Freeze it; connections stay open and get no answer."""
+        self._running().pause()
+
+    def resume(self) -> None:
+        """Let it go on."""
+        self._running().resume()
+
+    @abstractmethod
+    def _command(self) -> Sequence[str | Path]:
+        """Return what starts it."""
+
+    @abstractmethod
+    def _is_ready(self) -> bool:
+        """Tell whether it answers."""
+
+    def _running(self) -> ServerProcess:
+        if self._process is None:
+            raise ServerError(f"{self.name} is not running; start() it first")
+        return self._process
 
 
 def _signal(pid: int, number: signal.Signals) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tools.servers.maven import Jars, find_java
-from tools.servers.process import LOOPBACK, ServerError, ServerProcess, free_port
+from tools.servers.process import LOOPBACK, Server
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 JARS: Final = Jars("s3")
 """99 MB. Versions before 4.0 ignore `If-None-Match` of a PUT."""
@@ -29,19 +29,21 @@ _LOGBACK: Final = """<configuration>
 """
 
 
-class S3Server:
-    """A server on a fixed loopback port, with one pair of keys; buckets are folders.
+class S3Server(Server):
+    """A server with one pair of keys; buckets are folders.
 
-    Data and port outlive `stop()` and `kill()`. `If-None-Match: *` of a PUT is honoured, and
+    `If-None-Match: *` of a PUT is honoured, and
     atomic; `If-Match` is honoured, but writers that race may all succeed.
     """
 
+    name = "the S3 server"
+
     def __init__(self, folder: Path) -> None:
-        self.port = free_port()
-        self._folder = folder
-        data, logback = folder / "data", folder / "logback.xml"
+        super().__init__(folder)
+        data = folder / "data"
         data.mkdir()
-        logback.write_text(_LOGBACK)
+        self._logback = folder / "logback.xml"
+        self._logback.write_text(_LOGBACK)
         properties = {
             "s3proxy.endpoint": self.endpoint_url,
             "s3proxy.authorization": "aws-v2-or-v4",
@@ -54,51 +56,24 @@ class S3Server:
             "jclouds.credential": "",
             "jclouds.filesystem.basedir": str(data),
         }
-        settings = folder / "s3proxy.properties"
-        settings.write_text("".join(f"{name}={value}\n" for name, value in properties.items()))
-        self._command: list[str | Path] = [
-            *(find_java(), *_JVM, f"-Dlogback.configurationFile={logback}"),
-            *("-cp", f"{JARS.find()}/*", "org.gaul.s3proxy.Main", "--properties", settings),
-        ]
-        self._process: ServerProcess | None = None
+        self._settings = folder / "s3proxy.properties"
+        self._settings.write_text(
+            "".join(f"{name}={value}\n" for name, value in properties.items())
+        )
 
     @property
     def endpoint_url(self) -> str:
-        return f"http://{LOOPBACK}:{self.port}"
+        return f"http://{self.address}"
 
     def url(self) -> str:
         """Return the address with the keys in it, as OUTBOX_TEST_S3 has them."""
         return f"http://{ACCESS_KEY}:{SECRET_KEY}@{LOOPBACK}:{self.port}"
 
-    def start(self) -> None:
-        """Return when the server answers; raise `ServerError` with the end of its log otherwise."""
-        self._process = ServerProcess(
-            self._command, folder=self._folder, log=self._folder / "s3.log", owner=None
-        )
-        self._process.wait_until(self._is_ready, timeout_seconds=60)
-
-    def stop(self) -> None:
-        """Shut down in order; does nothing to a stopped server."""
-        if self._process is not None:
-            self._process.stop()
-            self._process = None
-
-    def kill(self) -> None:
-        """Kill -9; what was answered is in the folder."""
-        self._running().kill()
-        self._process = None
-
-    def pause(self) -> None:
-        """Freeze the server; connections stay open and get no answer."""
-        self._running().pause()
-
-    def resume(self) -> None:
-        self._running().resume()
-
-    def _running(self) -> ServerProcess:
-        if self._process is None:
-            raise ServerError("the S3 server is not running; start() it first")
-        return self._process
+    def _command(self) -> Sequence[str | Path]:
+        return [
+            *(find_java(), *_JVM, f"-Dlogback.configurationFile={self._logback}"),
+            *("-cp", f"{JARS.find()}/*", "org.gaul.s3proxy.Main", "--properties", self._settings),
+        ]
 
     def _is_ready(self) -> bool:
         connection = http.client.HTTPConnection(LOOPBACK, self.port, timeout=2)
