@@ -47,12 +47,12 @@ DENIED: Final = frozenset(
 LOGIN: Final = frozenset(
     {
         KafkaError._AUTHENTICATION,  # noqa: SLF001  # the same
-        KafkaError._SSL,  # noqa: SLF001  # the same
         KafkaError.SASL_AUTHENTICATION_FAILED,
         KafkaError.UNSUPPORTED_SASL_MECHANISM,
         KafkaError.ILLEGAL_SASL_STATE,
     }
 )
+TLS: Final = frozenset({KafkaError._SSL})  # noqa: SLF001  # the same
 CLUSTER: Final = frozenset(
     {
         KafkaError.CLUSTER_AUTHORIZATION_FAILED,
@@ -62,7 +62,7 @@ CLUSTER: Final = frozenset(
         KafkaError.INVALID_REQUIRED_ACKS,
     }
 )
-REFUSED: Final = UNKNOWN | DENIED | LOGIN | CLUSTER
+REFUSED: Final = UNKNOWN | DENIED | LOGIN | TLS | CLUSTER
 """The destination takes nothing until an operator acts; no event is at fault."""
 
 FENCED: Final = frozenset(
@@ -94,6 +94,14 @@ PURGED: Final = frozenset(
 _REPEAT_SECONDS: Final = 30.0
 
 
+class NotConnectedError(DestinationRefusedError):
+    """The broker was reached, and it and the client do not come together."""
+
+
+class LoginRefusedError(NotConnectedError):
+    """They came together, certificates included; the login failed."""
+
+
 def transient(error: KafkaError, topic: str | None = None) -> TransientError:
     """Translate an error that no event is at fault for, with what an operator should do."""
     code, text = error.code(), error.str()
@@ -108,13 +116,24 @@ def transient(error: KafkaError, topic: str | None = None) -> TransientError:
             f" Describe and Write, or Read for a consumer ({text})"
         )
     if code in LOGIN:
-        return DestinationRefusedError(
-            "the broker and this client cannot agree on who it is; correct security.protocol and"
-            f" the sasl and ssl settings in the route's `client` ({text})"
+        return LoginRefusedError(
+            "the broker refuses the login: correct sasl_username and sasl_password, or whatever"
+            " else sasl_mechanism goes by, in the route's `client`, or the user at the broker"
+            f" ({_cause(text)})"
+        )
+    if code in TLS:
+        return NotConnectedError(
+            "the broker and this client do not come together over TLS: correct security_protocol"
+            f" and the ssl settings in the route's `client` ({_cause(text)})"
         )
     if code in CLUSTER:
         return DestinationRefusedError(f"the cluster refuses this client; grant the right: {text}")
     return BrokerUnavailableError(f"the broker does not answer: {text}")
+
+
+def _cause(text: str) -> str:
+    """Leave out how long it took, so that the same failure has the same text each time."""
+    return text.partition(" (after ")[0]
 
 
 def unfit(error: KafkaError, topic: str) -> RecordRefusedError:

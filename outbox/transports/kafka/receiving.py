@@ -13,7 +13,7 @@ from confluent_kafka import Message as KafkaMessage
 
 from outbox.errors import BrokerUnavailableError, UsageError
 from outbox.transport import Delivery, Message
-from outbox.transports.kafka.client import make
+from outbox.transports.kafka.client import DIAGNOSIS_SECONDS, explained, make
 from outbox.transports.kafka.errors import REFUSED, UNKNOWN, Reports, transient
 from outbox.transports.ledger import Ledger
 
@@ -78,10 +78,9 @@ class KafkaSubscriber:
         deliveries = [self._delivery(message) for message in messages]
         if not deliveries:
             refusal, outage = self._reports.take_refusal(), self._reports.take_outage()
-            if refusal is not None:
-                raise refusal
-            if outage is not None:
-                raise outage
+            failure = refusal or outage
+            if failure is not None:
+                raise self._explained(failure)
         return deliveries
 
     def ack(self, deliveries: Sequence[Delivery], /) -> None:
@@ -145,8 +144,11 @@ class KafkaSubscriber:
                 break
         if not messages and self._error is not None:
             error, self._error = self._error, None
-            raise error
+            raise self._explained(error)
         return messages
+
+    def _explained(self, error: TransientError) -> TransientError:
+        return explained(error, self._config, DIAGNOSIS_SECONDS)
 
     def _is_report(self, message: KafkaMessage) -> bool:
         """Take a message that is a report of the client; False for one of the log."""
