@@ -21,7 +21,7 @@ from outbox.transports.kafka.errors import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from confluent_kafka import Producer
+    from confluent_kafka import KafkaError, Producer
 
     from outbox.errors import TransientError
     from outbox.transports.kafka.errors import Reports
@@ -61,7 +61,7 @@ def connect(client: Producer, config: Mapping[str, str], reports: Reports, deadl
             client.list_topics(timeout=max(0.05, min(LOOK_SECONDS, left)))
         except KafkaException as exc:
             client.poll(0)
-            error = reports.take_refusal() or transient(exc.args[0])
+            error = reports.take_refusal() or _unanswered(exc.args[0], config)
             left = deadline - time.monotonic()
             error = explained(error, config, left)
             if left <= 0 or isinstance(error, DestinationRefusedError):
@@ -82,3 +82,13 @@ def explained(error: TransientError, config: Mapping[str, str], seconds: float) 
         config = {**config, **UNVERIFIED}
     told = diagnose(config, min(DIAGNOSIS_SECONDS, seconds)) if seconds > 0 else None
     return error if told is None else DestinationRefusedError(told)
+
+
+def _unanswered(error: KafkaError, config: Mapping[str, str]) -> TransientError:
+    told = transient(error)
+    if not isinstance(told, BrokerUnavailableError):
+        return told
+    brokers = config["bootstrap.servers"]
+    return BrokerUnavailableError(
+        f"no broker of bootstrap_servers ({brokers}) answers ({error.str()})"
+    )
