@@ -7,6 +7,7 @@ in `docs/guide/kafka.md`.
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING
 
@@ -51,6 +52,6 @@ def probe(route: str, options: Options, timeout: float) -> None:
     Rights are not looked at, because topics depend on the events.
     """
     config = options.producer_config(timeout_ms=int(timeout * 1000), largest_batch=None)
-    reports = Reports(route)
+    reports = Reports(route, logging.DEBUG)  # the error says it all
     producer = make(Producer, config, reports)
     connect(producer, config, reports, time.monotonic() + timeout)

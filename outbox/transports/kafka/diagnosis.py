@@ -129,8 +129,8 @@ def _look(config: Mapping[str, str], deadline: float) -> str | None:
         host, port = _place(address.strip())
         try:
             socket.create_connection((host, port), _left(deadline)).close()
-        except OSError:
-            continue
+        except (OSError, UnicodeError, OverflowError):
+            continue  # nobody is there, or no address has such a name or port
         return _greet(wanted, context, (host, port), deadline, tls.credentials(config))
     return None
 
@@ -201,7 +201,8 @@ def read_greeting(answer: bytes) -> Greeting:
     mechanisms, at = [], 10
     for _ in range(count):
         (length,) = struct.unpack_from(">h", answer, at)
-        mechanisms.append(answer[at + 2 : at + 2 + length].decode())
+        (name,) = struct.unpack_from(f">{length}s", answer, at + 2)
+        mechanisms.append(name.decode())
         at += 2 + length
     return Greeting(code, mechanisms)
 

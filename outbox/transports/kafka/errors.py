@@ -92,6 +92,8 @@ PURGED: Final = frozenset(
 """The consequence of an earlier error, never a cause."""
 
 _REPEAT_SECONDS: Final = 30.0
+_FAILED: Final = "FAIL"
+"""What librdkafka's log calls a connection that failed."""
 
 
 class NotConnectedError(DestinationRefusedError):
@@ -153,15 +155,19 @@ class Reports:
     Its methods run as callbacks, on the thread that polls.
     """
 
-    def __init__(self, route: str) -> None:
+    def __init__(self, route: str, level: int = logging.WARNING) -> None:
+        """`level` is the one to log reports with, but for refusals, which become errors."""
         self._route = route
+        self._level = level
         self._logged_at: dict[int, float] = {}
         self._refusal: DestinationRefusedError | None = None
         self._is_down = False
 
     def note(self, error: KafkaError) -> None:
         """Take one report of a client (`error_cb`)."""
-        code = error.code()
+        code, level = error.code(), self._level
+        if code in LOGIN | TLS:
+            level = logging.DEBUG
         if code in REFUSED:
             translated = transient(error)
             if isinstance(translated, DestinationRefusedError):
@@ -171,7 +177,7 @@ class Reports:
         now = time.monotonic()
         if now - self._logged_at.get(code, -_REPEAT_SECONDS) >= _REPEAT_SECONDS:
             self._logged_at[code] = now
-            log.warning("kafka client: %s", error.str(), extra={"route": self._route})
+            log.log(level, "kafka client: %s", error.str(), extra={"route": self._route})
 
     def take_refusal(self) -> DestinationRefusedError | None:
         """Return why the destination refused this client since last asked, if it did."""
@@ -185,7 +191,11 @@ class Reports:
 
 
 class QuietLog(logging.Filter):
-    """Lets a text of librdkafka's log pass once in half a minute, numbers apart."""
+    """Lets a text of librdkafka's log pass once in half a minute, numbers apart.
+
+    Failed connections are left out, because they are reported as errors too (`Reports`); of a wrong
+    certificate they would give wrong advice.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -197,7 +207,7 @@ class QuietLog(logging.Filter):
         is_due = record.created - self._logged_at.get(facility, 0.0) >= _REPEAT_SECONDS
         if is_due:
             self._logged_at[facility] = record.created
-        return is_due
+        return is_due and (facility != _FAILED or log.isEnabledFor(logging.DEBUG))
 
 
 def without_secrets(text: str, settings: Mapping[str, str]) -> str:
