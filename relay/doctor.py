@@ -13,7 +13,7 @@ from outbox.dialect import DENIED_NUMBERS, is_mysql, mysql_number
 from outbox.errors import ConfigurationError, OutboxError
 from outbox.grants import RIGHTS, RIGHTS_MYSQL
 from outbox.settings import shown
-from outbox.transports import transport_of
+from outbox.transports import probe
 from relay.capture import open_capture
 from relay.database import errors, transaction
 from relay.finding import Finding
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from outbox.settings import Settings
 
+PROBE_SECONDS: Final = 5.0
+"""How long a broker may take to let this machine in."""
 CLOCK_SECONDS: Final = 2.0
 """A difference of clocks that people notice."""
 
@@ -191,8 +193,10 @@ def _routes(settings: Settings) -> Iterator[Finding]:
         )
     for name, route in settings.routes.items():
         try:
-            transport_of(name, route)
-        except ConfigurationError as exc:
+            is_asked = probe(name, route, PROBE_SECONDS)
+        except OutboxError as exc:
             yield Finding(f"route {name}", "failed", str(exc))
         else:
-            yield Finding(f"route {name}", "ok", f"its settings for {route.transport} are valid")
+            answers = ", and the broker lets this client in" if is_asked else ""
+            found = f"its settings for {route.transport} are valid{answers}"
+            yield Finding(f"route {name}", "ok", found)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 import uuid
 from contextlib import closing, contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from confluent_kafka.admin import (
@@ -26,14 +24,14 @@ from outbox.testing import by_key, collect
 from outbox.transports import kafka
 from outbox.transports.kafka.transactional import TransactionalKafkaPublisher
 from tests.absence import skipped_unless_ci
-from tools.servers import KafkaServer
+from tools.servers import kafka as kafka_server
 from tools.servers.kafka import JARS
-from tools.servers.process import LOOPBACK, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from outbox.transports.kafka.publishing import KafkaPublisher
+    from tools.servers import KafkaServer
 
 CLUSTER: Final = "kafka-cluster"
 """What Kafka calls the cluster where it is the object of a right."""
@@ -42,9 +40,9 @@ CLUSTER: Final = "kafka-cluster"
 class StrictKafka:
     """The broker, its administration and its topics."""
 
-    def __init__(self, server: KafkaServer, login_port: int) -> None:
+    def __init__(self, server: KafkaServer) -> None:
         self.address = server.bootstrap_servers
-        self.login_address = f"{LOOPBACK}:{login_port}"
+        self.login_address = server.listener("LOGIN")
         self.admin = AdminClient({"bootstrap.servers": self.address})
 
     def topic(self, **config: str) -> str:
@@ -108,15 +106,11 @@ class StrictKafka:
 @contextmanager
 def strict_kafka(password: str) -> Iterator[StrictKafka]:
     """Run it; the user `app` has the password."""
-    login_port = free_port()
     module = "org.apache.kafka.common.security.plain.PlainLoginModule"
     properties = {
         "auto.create.topics.enable": "false",
         "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
         "allow.everyone.if.no.acl.found": "true",
-        "listener.security.protocol.map": (
-            "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,LOGIN:SASL_PLAINTEXT"
-        ),
         "sasl.enabled.mechanisms": "PLAIN",
         "listener.name.login.plain.sasl.jaas.config": (
             f'{module} required username="app" password="{password}" user_app="{password}";'
@@ -124,13 +118,5 @@ def strict_kafka(password: str) -> Iterator[StrictKafka]:
     }
     with skipped_unless_ci():
         JARS.find()
-    with tempfile.TemporaryDirectory(prefix="outbox-kafka-", ignore_cleanup_errors=True) as path:
-        server = KafkaServer(Path(path), properties=properties)
-        text = server._settings.read_text()
-        listeners = f"listeners=LOGIN://{LOOPBACK}:{login_port},"
-        server._settings.write_text(text.replace("listeners=PLAIN", listeners + "PLAIN", 1))
-        try:
-            server.start()
-            yield StrictKafka(server, login_port)
-        finally:
-            server.stop()
+    with kafka_server(properties=properties, listeners={"LOGIN": "SASL_PLAINTEXT"}) as server:
+        yield StrictKafka(server)

@@ -61,6 +61,17 @@ class Transport(SendingTransport, Protocol):
         ...
 
 
+class ProbedTransport(SendingTransport, Protocol):
+    """What it may offer besides, so that `outbox doctor` can look further than the settings."""
+
+    def probe(self, route: str, options: Any, timeout: float, /) -> None:
+        """Return when the destination has let this client in; raise `OutboxError` otherwise.
+
+        It takes at most `timeout` seconds, and changes nothing.
+        """
+        ...
+
+
 def transport_of(route: str, settings: RouteSettings) -> tuple[SendingTransport, BaseModel]:
     """Return a route's transport and its checked options, or raise `ConfigurationError`."""
     name, where = settings.transport, f"routes.{route}.transport"
@@ -88,6 +99,18 @@ def receiving_transport_of(route: str, settings: RouteSettings) -> tuple[Transpo
         why = f"routes.{route}.transport: no worker can receive by {settings.transport!r}"
         _require(transport, needed, why)
     return cast("Transport", transport), options
+
+
+def probe(route: str, settings: RouteSettings, timeout: float) -> bool:
+    """Look whether a route's destination lets this client in; raises `OutboxError` if it does not.
+
+    Returns False where the transport has no `probe`, so that only the settings were looked at.
+    """
+    transport, options = transport_of(route, settings)
+    if not hasattr(transport, "probe"):
+        return False
+    cast("ProbedTransport", transport).probe(route, options, timeout)
+    return True
 
 
 def _load(name: str, where: str) -> object:

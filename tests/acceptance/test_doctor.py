@@ -21,15 +21,12 @@ if TYPE_CHECKING:
 
     from tools.servers import PgBouncerServer
 
-KAFKA = {
-    "OUTBOX_ROUTES__KAFKA__TRANSPORT": "kafka",
-    "OUTBOX_ROUTES__KAFKA__BOOTSTRAP_SERVERS": "127.0.0.1:9",
-}
+LOCAL = {"OUTBOX_ROUTES__LOCAL__TRANSPORT": "memory"}
 
 
 @pytest.fixture
 def program(tmp_path: Path) -> Program:
-    return Program(tmp_path, KAFKA)
+    return Program(tmp_path, LOCAL)
 
 
 def states(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
@@ -76,7 +73,7 @@ def test_all_is_well_on_postgres(program: Program, postgres_url: str) -> None:
             "tables",
             "rights",
             "capture",
-            "route kafka",
+            "route local",
         ),
         "ok",
     )
@@ -89,7 +86,7 @@ def test_all_is_well_on_mariadb(program: Program, mariadb_url: str) -> None:
     found = states(done)
     assert found.pop("durability") == "degraded"  # servers of tests do not flush each commit
     server = ("database", "clock", "version", "time-outs", "transactions", "connections")
-    rest = ("tables", "rights", "capture", "route kafka")
+    rest = ("tables", "rights", "capture", "route local")
     assert found == dict.fromkeys([*server, *rest], "ok")
     assert advice(done) == ["→ set innodb_flush_log_at_trx_commit = 1"]
 
@@ -127,7 +124,7 @@ def test_the_rights_that_a_user_of_mariadb_lacks_are_told_as_grants_that_are_eno
 def test_all_is_well_on_sqlite(program: Program, sqlite_url: str) -> None:
     done = program.call("doctor", OUTBOX_DATABASE_URL=sqlite_url)
     assert done.returncode == 0
-    names = ("database", "clock", "journal", "tables", "rights", "capture", "route kafka")
+    names = ("database", "clock", "journal", "tables", "rights", "capture", "route local")
     assert states(done) == dict.fromkeys(names, "ok")
 
 
@@ -159,7 +156,7 @@ def test_a_database_that_does_not_answer_fails_and_routes_are_still_checked(
 ) -> None:
     done = program.call("doctor", OUTBOX_DATABASE_URL="postgresql+psycopg://me@127.0.0.1:9/db")
     assert done.returncode == 1
-    assert states(done) == {"database": "failed", "route kafka": "ok"}
+    assert states(done) == {"database": "failed", "route local": "ok"}
     assert done.stderr == "error: 1 check failed: database\n"
 
 
@@ -232,11 +229,23 @@ def test_each_route_is_checked(program: Program, sqlite_url: str) -> None:
     )
     assert done.returncode == 1
     found = states(done)
-    assert {name: found[f"route {name}"] for name in ("archive", "copy", "kafka")} == {
+    assert {name: found[f"route {name}"] for name in ("archive", "copy", "local")} == {
         "archive": "failed",
         "copy": "failed",
-        "kafka": "ok",
+        "local": "ok",
     }
+
+
+def test_a_broker_that_does_not_answer_fails(program: Program, sqlite_url: str) -> None:
+    done = program.call(
+        "doctor",
+        OUTBOX_DATABASE_URL=sqlite_url,
+        OUTBOX_ROUTES__KAFKA__TRANSPORT="kafka",
+        OUTBOX_ROUTES__KAFKA__BOOTSTRAP_SERVERS="127.0.0.1:9",
+    )
+    assert done.returncode == 1
+    assert states(done)["route kafka"] == "failed"
+    assert "no broker of bootstrap_servers (127.0.0.1:9) answers" in done.stdout
 
 
 def test_settings_without_a_route_deliver_nothing(tmp_path: Path, sqlite_url: str) -> None:

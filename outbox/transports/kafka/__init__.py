@@ -7,8 +7,14 @@ in `docs/guide/kafka.md`.
 
 from __future__ import annotations
 
+import logging
+import time
 from typing import TYPE_CHECKING
 
+from confluent_kafka import Producer
+
+from outbox.transports.kafka.client import connect, make
+from outbox.transports.kafka.errors import Reports
 from outbox.transports.kafka.options import Options
 from outbox.transports.kafka.publishing import KafkaPublisher
 from outbox.transports.kafka.receiving import KafkaSubscriber
@@ -38,3 +44,14 @@ def subscriber(route: str, options: Options, group: str, topics: Sequence[str]) 
 def topic_of(options: Options, event_type: str) -> str | None:
     """Return the topic of an event type; None where the template needs more than the type."""
     return TopicTemplate(options.topic).topic_of(event_type)
+
+
+def probe(route: str, options: Options, timeout: float) -> None:
+    """Return once a broker has let a producer of this route in; see `SendingTransport.probe`.
+
+    Rights are not looked at, because topics depend on the events.
+    """
+    config = options.producer_config(timeout_ms=int(timeout * 1000), largest_batch=None)
+    reports = Reports(route, logging.DEBUG)  # the error says it all
+    producer = make(Producer, config, reports)
+    connect(producer, config, reports, time.monotonic() + timeout)

@@ -8,7 +8,7 @@ from confluent_kafka import Producer
 
 from outbox.errors import BrokerUnavailableError
 from outbox.rows import DATA, KEY
-from outbox.transports.kafka.client import make
+from outbox.transports.kafka.client import connect, explained, make
 from outbox.transports.kafka.encode import Encoder
 from outbox.transports.kafka.errors import Reports
 from outbox.transports.kafka.sender import Identity, Sender, identity
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 SENDING_SHARE: Final = 0.8
 """Of a publisher's time-out; the rest is for purging, and for the records' own time-out to be
 later."""
+_LOOK_SHARE: Final = 0.05
+"""Of a publisher's time-out, for finding out why a broker that does answer refuses."""
 _BATCH_SHARE: Final = 0.9
 """Of a topic's limit that librdkafka may fill with one batch: its own count is an estimate."""
 _BATCH_BYTES: Final = 900_000
@@ -52,6 +54,8 @@ class Desk:
         self.options = options
         self.further: Mapping[str, str] = further or {}
         self._timeout_ms = int(timeout * SENDING_SHARE * 1000)
+        self._look_seconds = timeout * _LOOK_SHARE
+        self._connected: Sender | None = None
         self._topics = Topics(options, self.reports)
         self._encoder = Encoder(
             TopicTemplate(options.topic), self._topics, compresses=options.compresses
@@ -74,6 +78,14 @@ class Desk:
 
             self._sender = Sender(make_producer)
         return self._sender
+
+    def connected(self, deadline: float) -> Sender:
+        """Return the same once a broker has answered it; raises `TransientError` as `connect`."""
+        sender = self.sender()
+        if sender is not self._connected:
+            connect(sender.producer, self.options.admin_config(), self.reports, deadline)
+            self._connected = sender
+        return sender
 
     def records(self, page: Page, indexes: Sequence[int], deadline: float) -> Iterator[Record]:
         """Make records one by one as they are sent; settle the events that must not be."""
@@ -109,14 +121,16 @@ class Desk:
         """Give up for now; return the error to tell: a refusal explains an outage."""
         self.drop_clients()
         refusal = self.reports.take_refusal()
-        return refusal if refusal and isinstance(error, BrokerUnavailableError) else error
+        if refusal and isinstance(error, BrokerUnavailableError):
+            return explained(refusal, self.options.admin_config(), self._look_seconds)
+        return error
 
     def drop_clients(self) -> None:
         """Make every client anew for what comes next; between two sendings nothing is in flight."""
         self._topics.poll()
         if self._sender is not None:
             self._sender.look()
-            self._sender = None
+            self._sender = self._connected = None
         self._topics.forget()
         self._encoder.forget()
 

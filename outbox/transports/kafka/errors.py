@@ -47,12 +47,12 @@ DENIED: Final = frozenset(
 LOGIN: Final = frozenset(
     {
         KafkaError._AUTHENTICATION,  # noqa: SLF001  # the same
-        KafkaError._SSL,  # noqa: SLF001  # the same
         KafkaError.SASL_AUTHENTICATION_FAILED,
         KafkaError.UNSUPPORTED_SASL_MECHANISM,
         KafkaError.ILLEGAL_SASL_STATE,
     }
 )
+TLS: Final = frozenset({KafkaError._SSL})  # noqa: SLF001  # the same
 CLUSTER: Final = frozenset(
     {
         KafkaError.CLUSTER_AUTHORIZATION_FAILED,
@@ -62,7 +62,7 @@ CLUSTER: Final = frozenset(
         KafkaError.INVALID_REQUIRED_ACKS,
     }
 )
-REFUSED: Final = UNKNOWN | DENIED | LOGIN | CLUSTER
+REFUSED: Final = UNKNOWN | DENIED | LOGIN | TLS | CLUSTER
 """The destination takes nothing until an operator acts; no event is at fault."""
 
 FENCED: Final = frozenset(
@@ -92,6 +92,16 @@ PURGED: Final = frozenset(
 """The consequence of an earlier error, never a cause."""
 
 _REPEAT_SECONDS: Final = 30.0
+_FAILED: Final = "FAIL"
+"""What librdkafka's log calls a connection that failed."""
+
+
+class NotConnectedError(DestinationRefusedError):
+    """The broker was reached, and it and the client do not come together."""
+
+
+class LoginRefusedError(NotConnectedError):
+    """They came together, certificates included; the login failed."""
 
 
 def transient(error: KafkaError, topic: str | None = None) -> TransientError:
@@ -108,13 +118,24 @@ def transient(error: KafkaError, topic: str | None = None) -> TransientError:
             f" Describe and Write, or Read for a consumer ({text})"
         )
     if code in LOGIN:
-        return DestinationRefusedError(
-            "the broker and this client cannot agree on who it is; correct security.protocol and"
-            f" the sasl and ssl settings in the route's `client` ({text})"
+        return LoginRefusedError(
+            "the broker refuses the login: correct sasl_username and sasl_password, or whatever"
+            " else sasl_mechanism goes by, in the route's `client`, or the user at the broker"
+            f" ({_cause(text)})"
+        )
+    if code in TLS:
+        return NotConnectedError(
+            "the broker and this client do not come together over TLS: correct security_protocol"
+            f" and the ssl settings in the route's `client` ({_cause(text)})"
         )
     if code in CLUSTER:
         return DestinationRefusedError(f"the cluster refuses this client; grant the right: {text}")
     return BrokerUnavailableError(f"the broker does not answer: {text}")
+
+
+def _cause(text: str) -> str:
+    """Leave out how long it took, so that the same failure has the same text each time."""
+    return text.partition(" (after ")[0]
 
 
 def unfit(error: KafkaError, topic: str) -> RecordRefusedError:
@@ -134,15 +155,19 @@ class Reports:
     Its methods run as callbacks, on the thread that polls.
     """
 
-    def __init__(self, route: str) -> None:
+    def __init__(self, route: str, level: int = logging.WARNING) -> None:
+        """`level` is the one to log reports with, but for refusals, which become errors."""
         self._route = route
+        self._level = level
         self._logged_at: dict[int, float] = {}
         self._refusal: DestinationRefusedError | None = None
         self._is_down = False
 
     def note(self, error: KafkaError) -> None:
         """Take one report of a client (`error_cb`)."""
-        code = error.code()
+        code, level = error.code(), self._level
+        if code in LOGIN | TLS:
+            level = logging.DEBUG
         if code in REFUSED:
             translated = transient(error)
             if isinstance(translated, DestinationRefusedError):
@@ -152,7 +177,7 @@ class Reports:
         now = time.monotonic()
         if now - self._logged_at.get(code, -_REPEAT_SECONDS) >= _REPEAT_SECONDS:
             self._logged_at[code] = now
-            log.warning("kafka client: %s", error.str(), extra={"route": self._route})
+            log.log(level, "kafka client: %s", error.str(), extra={"route": self._route})
 
     def take_refusal(self) -> DestinationRefusedError | None:
         """Return why the destination refused this client since last asked, if it did."""
@@ -166,7 +191,11 @@ class Reports:
 
 
 class QuietLog(logging.Filter):
-    """Lets a text of librdkafka's log pass once in half a minute, numbers apart."""
+    """Lets a text of librdkafka's log pass once in half a minute, numbers apart.
+
+    Failed connections are left out, because they are reported as errors too (`Reports`); of a wrong
+    certificate they would give wrong advice.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -178,7 +207,7 @@ class QuietLog(logging.Filter):
         is_due = record.created - self._logged_at.get(facility, 0.0) >= _REPEAT_SECONDS
         if is_due:
             self._logged_at[facility] = record.created
-        return is_due
+        return is_due and (facility != _FAILED or log.isEnabledFor(logging.DEBUG))
 
 
 def without_secrets(text: str, settings: Mapping[str, str]) -> str:

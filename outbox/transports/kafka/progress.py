@@ -24,6 +24,9 @@ _FIRST_LOOK: Final = 64
 """Offsets before the end that are read first; aborted records and markers stand among them."""
 _WIDER: Final = 8
 _POLL_SECONDS: Final = 0.1
+_NO_LEADER: Final = frozenset(
+    {KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE}
+)
 
 
 class ProgressTopic:
@@ -89,7 +92,7 @@ class ProgressTopic:
 
     def _last(self, consumer: Consumer, deadline: float) -> bytes | None:
         partition = TopicPartition(self.name, 0)
-        low, high = consumer.get_watermark_offsets(partition, timeout=_left(deadline))
+        low, high = _ends(consumer, partition, deadline)
         width = _FIRST_LOOK
         while True:
             start = max(low, high - width)
@@ -140,6 +143,21 @@ class ProgressTopic:
                 f" cleanup.policy=compact ({error.str()})"
             )
         return transient(error, self.name)
+
+
+def _ends(consumer: Consumer, partition: TopicPartition, deadline: float) -> tuple[int, int]:
+    """Ask for the first and the next offset; a topic made a moment ago is waited for."""
+    while True:
+        try:
+            found: tuple[int, int] = consumer.get_watermark_offsets(
+                partition, timeout=_left(deadline)
+            )
+        except KafkaException as exc:
+            if exc.args[0].code() not in _NO_LEADER or time.monotonic() > deadline:
+                raise
+            time.sleep(_POLL_SECONDS)
+        else:
+            return found
 
 
 def _left(deadline: float) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from outbox.errors import TransientError
 from outbox.transports.kafka.desk import SENDING_SHARE, Desk, late
 from outbox.transports.kafka.errors import DENIED, UNFIT, UNKNOWN, transient, unfit
 from outbox.transports.kafka.page import Page
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from outbox.envelope import Envelope
-    from outbox.errors import TransientError
     from outbox.transport import Outcome
     from outbox.transports.kafka.options import Options
 
@@ -48,7 +48,10 @@ class KafkaPublisher:
         while indexes:
             if time.monotonic() > deadline:
                 return self._stop(page, indexes, late())
-            sender = self._desk.sender()
+            try:
+                sender = self._desk.connected(deadline)
+            except TransientError as exc:
+                return self._stop(page, indexes, exc)
             sent = sender.send(self._desk.records(page, indexes, deadline), deadline)
             if isinstance(sent, Failure):
                 self._desk.drop_clients()

@@ -13,7 +13,7 @@ from confluent_kafka import Message as KafkaMessage
 
 from outbox.errors import BrokerUnavailableError, UsageError
 from outbox.transport import Delivery, Message
-from outbox.transports.kafka.client import make
+from outbox.transports.kafka.client import DIAGNOSIS_SECONDS, LOOK_SECONDS, explained, make
 from outbox.transports.kafka.errors import REFUSED, UNKNOWN, Reports, transient
 from outbox.transports.ledger import Ledger
 
@@ -64,6 +64,8 @@ class KafkaSubscriber:
         self._owned: set[Partition] = set()
         self._absent: set[str] = set()
         self._error: TransientError | None = None
+        self._failure: TransientError | None = None
+        """Why no broker answered when one was last heard of."""
         self._consumer: Consumer | None = None
         self._is_closed = False
 
@@ -76,12 +78,10 @@ class KafkaSubscriber:
         self._commit()
         messages = self._poll(consumer, limit, timeout)
         deliveries = [self._delivery(message) for message in messages]
-        if not deliveries:
-            refusal, outage = self._reports.take_refusal(), self._reports.take_outage()
-            if refusal is not None:
-                raise refusal
-            if outage is not None:
-                raise outage
+        if deliveries:
+            self._failure = None
+        else:
+            self._raise_if_down(consumer)
         return deliveries
 
     def ack(self, deliveries: Sequence[Delivery], /) -> None:
@@ -145,8 +145,24 @@ class KafkaSubscriber:
                 break
         if not messages and self._error is not None:
             error, self._error = self._error, None
-            raise error
+            raise self._explained(error)
         return messages
+
+    def _raise_if_down(self, consumer: Consumer) -> None:
+        """Raise what keeps this client from its brokers, again and again until one has answered.
+
+        librdkafka says so now and then only, and of some mistakes once.
+        """
+        refusal, outage = self._reports.take_refusal(), self._reports.take_outage()
+        failure: TransientError | None = refusal or outage
+        if failure is None and self._failure is not None and not _answers(consumer):
+            failure = self._reports.take_refusal() or self._failure
+        self._failure = None if failure is None else self._explained(failure)
+        if self._failure is not None:
+            raise self._failure
+
+    def _explained(self, error: TransientError) -> TransientError:
+        return explained(error, self._config, DIAGNOSIS_SECONDS)
 
     def _is_report(self, message: KafkaMessage) -> bool:
         """Take a message that is a report of the client; False for one of the log."""
@@ -238,6 +254,14 @@ class KafkaSubscriber:
         self._owned.clear()
         self._sent.clear()
         self._uncommitted.clear()
+
+
+def _answers(consumer: Consumer) -> bool:
+    try:
+        consumer.list_topics(timeout=LOOK_SECONDS)
+    except KafkaException:
+        return False
+    return True
 
 
 def _leave(consumer: Consumer) -> None:

@@ -91,6 +91,7 @@ class TransactionalKafkaPublisher:
             self._progress = ProgressTopic(name, self._options, self._desk.reports)
         self._ready = None
         self._desk.drop_clients()
+        self._desk.connected(deadline)
         # At the same time, because both only wait for the broker.
         with ThreadPoolExecutor(1, "kafka-progress") as pool:
             created = pool.submit(self._progress.create, deadline)
@@ -239,10 +240,9 @@ class TransactionalKafkaPublisher:
         sender = self._working_desk().sender()
         if sender is not self._ready:
             self._ready = None
+            # Without a connection the next call would wait for half a second's timer.
+            self._working_desk().connected(deadline)
             try:
-                if self._progress is not None:
-                    # Without a connection the next call would wait for half a second's timer.
-                    sender.producer.list_topics(timeout=_left(deadline))
                 sender.producer.init_transactions(_left(deadline))
             except KafkaException as exc:
                 error: KafkaError = exc.args[0]
