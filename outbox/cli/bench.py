@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,6 +28,9 @@ app = typer.Typer(
     help="Measure on this database and broker, beside hand-written code, in the same run.",
     rich_markup_mode=None,
 )
+
+# It warns of a rollback that an interruption broke, and of nothing that is not raised as well.
+logging.getLogger("psycopg").addHandler(logging.NullHandler())
 
 MAX_PARTITIONS: Final = 100
 BACKLOGS: Final = (50_000, 200_000)

@@ -333,7 +333,7 @@ def test_a_memory_route_is_refused_where_nobody_could_reach_its_broker(
     environment = {"OUTBOX_DATABASE_URL": sqlite_url, "OUTBOX_ROUTES__M__TRANSPORT": "memory"}
     found = sentence(program.run(*arguments, **environment), 2)
     assert found.startswith("route 'm' is on the memory transport")
-    assert "use kafka here" in found
+    assert "by `outbox relay --consume" in found
 
 
 def test_a_broker_that_does_not_answer_is_told_when_the_relay_was_to_finish(
