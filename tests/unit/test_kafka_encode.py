@@ -13,9 +13,9 @@ from outbox.errors import RecordRefusedError
 from outbox.rows import Rows, to_envelope
 from outbox.transport import Dead
 from outbox.transports.kafka.encode import Encoder, Record
-from outbox.transports.kafka.page import Page
 from outbox.transports.kafka.size import _exact
 from outbox.transports.kafka.topics import Topic
+from outbox.transports.page import Page
 from outbox.transports.topic import TopicTemplate
 
 if TYPE_CHECKING:

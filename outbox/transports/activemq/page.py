@@ -1,19 +1,17 @@
-"""The outcomes of one batch while it is being settled: what failed holds its key back."""
+"""The outcomes of one batch whose events are stored by one transaction after the other."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from outbox.errors import HeldBackError, PermanentError, TransientError
-from outbox.rows import KEY, Rows
-from outbox.transport import PUBLISHED, Dead, Retry
+from outbox.transports.page import Page
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from outbox.envelope import Envelope
-    from outbox.transport import Outcome
+    from outbox.errors import TransientError
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,34 +24,17 @@ class Event:
     frame: bytes
 
 
-class Page:
-    """Outcomes by the event's index in the batch; pure."""
+class Batch(Page):
+    """A page that knows what of it is stored already."""
 
     def __init__(self, batch: Sequence[Envelope]) -> None:
-        self.rows = Rows.of(batch).rows
-        self._outcomes: list[Outcome | None] = [None] * len(self.rows)
-        self._first_failures: dict[bytes, int] = {}
+        super().__init__(batch)
+        self._stored: set[int] = set()
 
-    def holds_back(self, index: int) -> bool:
-        """Settle an event if an earlier one of its key failed; say whether it is so."""
-        key = self.rows[index][KEY]
-        if key is None or index <= self._first_failures.get(key, index):
-            return False
-        text = f"an earlier event of the key {key.decode()!r} was not published"
-        self._outcomes[index] = Retry(HeldBackError(text))
-        return True
-
-    def fail(self, index: int, error: PermanentError | TransientError) -> None:
-        """Settle one, and hold its key back."""
-        self._outcomes[index] = Dead(error) if isinstance(error, PermanentError) else Retry(error)
-        key = self.rows[index][KEY]
-        if key is not None:
-            self._first_failures[key] = min(index, self._first_failures.get(key, index))
-
-    def published(self, events: Iterable[Event]) -> None:
+    def stored(self, events: Collection[Event]) -> None:
         """Settle what the broker has stored."""
-        for event in events:
-            self._outcomes[event.index] = PUBLISHED
+        self._stored.update(event.index for event in events)
+        self.published(len(events))
 
     def refuse(self, events: Iterable[Event], topics: Mapping[str, TransientError]) -> None:
         """Settle events of these topics, and what follows of their keys among them."""
@@ -61,23 +42,15 @@ class Page:
             if not self.holds_back(event.index) and event.topic in topics:
                 self.fail(event.index, topics[event.topic])
 
-    def retry(self, events: Iterable[Event], error: TransientError) -> None:
-        """Settle all of these that are not yet."""
-        for event in events:
-            if self._outcomes[event.index] is None:
-                self._outcomes[event.index] = Retry(error)
+    def give_up(self, events: Iterable[Event], error: TransientError) -> None:
+        """Settle all of these that are not yet: they have to be published again."""
+        self.retry([event.index for event in events if self._is_open(event)], error)
 
     def unsettled(self, events: Iterable[Event]) -> list[Event]:
         """Return what is left to be sent; what follows a failure of its key is held back."""
         return [
-            event
-            for event in events
-            if self._outcomes[event.index] is None and not self.holds_back(event.index)
+            event for event in events if self._is_open(event) and not self.holds_back(event.index)
         ]
 
-    def outcomes(self) -> list[Outcome]:
-        """Return the outcomes, each of which is settled."""
-        settled = [outcome for outcome in self._outcomes if outcome is not None]
-        if len(settled) != len(self._outcomes):
-            raise AssertionError("an event was left without an outcome")
-        return settled
+    def _is_open(self, event: Event) -> bool:
+        return event.index not in self._stored and not self.is_settled(event.index)

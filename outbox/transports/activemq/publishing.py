@@ -18,7 +18,7 @@ from outbox.transports.activemq.dialling import Dialler
 from outbox.transports.activemq.encode import Encoder
 from outbox.transports.activemq.errors import ErrorFrameError, LateError
 from outbox.transports.activemq.frames import encode
-from outbox.transports.activemq.page import Event, Page
+from outbox.transports.activemq.page import Batch, Event
 from outbox.transports.topic import TopicTemplate
 
 if TYPE_CHECKING:
@@ -69,16 +69,16 @@ class ActiveMqPublisher:
     def publish(self, batch: Sequence[Envelope], /) -> list[Outcome]:
         """See `Publisher.publish`."""
         deadline = time.monotonic() + self._timeout * _SENDING_SHARE
-        page = Page(batch)
+        page = Batch(batch)
         events = self._events(page)
         while events:
             window = _window(events, self._window)
             if len(events) < len(page.rows) and self._would_be_late(len(window), deadline):
-                page.retry(events, HeldBackError("the time was up; the rest is published next"))
+                page.give_up(events, HeldBackError("the time was up; the rest is published next"))
                 break
             error = self._settle(page, window, deadline)
             if error is not None:
-                page.retry(events, error)
+                page.give_up(events, error)
                 break
             events = page.unsettled(events)
         return page.outcomes()
@@ -89,7 +89,7 @@ class ActiveMqPublisher:
         if link is not None:
             link.close()
 
-    def _events(self, page: Page) -> list[Event]:
+    def _events(self, page: Batch) -> list[Event]:
         """Make the frames; what cannot be sent is settled."""
         events = []
         for index, row in enumerate(page.rows):
@@ -119,7 +119,7 @@ class ActiveMqPublisher:
         """Tell whether a transaction would hardly be confirmed in time, and then come again."""
         return self._seconds * count * _SAFETY > deadline - time.monotonic()
 
-    def _settle(self, page: Page, events: list[Event], deadline: float) -> TransientError | None:
+    def _settle(self, page: Batch, events: list[Event], deadline: float) -> TransientError | None:
         """Settle at least the first of these events, or return what stops the batch."""
         try:
             self._store(events, deadline)
@@ -135,7 +135,7 @@ class ActiveMqPublisher:
                 self._window = max(1, len(events) // 2)
             self.close()
             return error
-        page.published(events)
+        page.stored(events)
         if len(events) == self._window:
             self._window = min(self._options.in_flight, self._window * 2)
         return None
@@ -152,7 +152,7 @@ class ActiveMqPublisher:
         self._seconds = (time.monotonic() - began_at) / len(events)
 
     def _blame(
-        self, page: Page, events: list[Event], error: ErrorFrameError, deadline: float
+        self, page: Batch, events: list[Event], error: ErrorFrameError, deadline: float
     ) -> TransientError | None:
         """Find out what of a transaction the broker refused; nothing of it was stored."""
         if error.is_full:
@@ -171,7 +171,7 @@ class ActiveMqPublisher:
         return None
 
     def _ask_for_rights(
-        self, page: Page, events: list[Event], error: ErrorFrameError, deadline: float
+        self, page: Batch, events: list[Event], error: ErrorFrameError, deadline: float
     ) -> TransientError | None:
         """Send one event for each topic in a transaction that is taken back."""
         firsts = {event.topic: event for event in reversed(events)}

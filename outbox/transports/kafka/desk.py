@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from outbox.rows import Row
     from outbox.transports.kafka.encode import Record
     from outbox.transports.kafka.options import Options
-    from outbox.transports.kafka.page import Page
+    from outbox.transports.page import Page
 
 SENDING_SHARE: Final = 0.8
 """Of a publisher's time-out; the rest is for purging, and for the records' own time-out to be

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from outbox.rows import Row
-    from outbox.transports.kafka.page import Page
     from outbox.transports.kafka.topics import Topics
+    from outbox.transports.page import Page
     from outbox.transports.topic import TopicTemplate
 
 Headers = list[tuple[str, bytes]]

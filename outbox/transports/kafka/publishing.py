@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from outbox.errors import TransientError
 from outbox.transports.kafka.desk import SENDING_SHARE, Desk, late
 from outbox.transports.kafka.errors import DENIED, UNFIT, UNKNOWN, transient, unfit
-from outbox.transports.kafka.page import Page
 from outbox.transports.kafka.sender import Failure
+from outbox.transports.page import Page
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -31,9 +31,9 @@ from outbox.transports.kafka.errors import (
     transient,
     unfit,
 )
-from outbox.transports.kafka.page import Page
 from outbox.transports.kafka.progress import KEY, ProgressTopic
 from outbox.transports.kafka.rest import Rest
+from outbox.transports.page import Page
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -5,7 +5,7 @@ import pytest
 from outbox.errors import BrokerUnavailableError, HeldBackError, RecordRefusedError
 from outbox.testing import envelope
 from outbox.transport import PUBLISHED, Dead, Retry
-from outbox.transports.kafka.page import Page
+from outbox.transports.page import Page
 
 DOWN = BrokerUnavailableError("down")
 POISON = RecordRefusedError("poison")
