@@ -11,7 +11,6 @@ connection listens all the time, as a relay would. The trigger notifies in the t
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import os
 import threading
@@ -29,7 +28,7 @@ from psycopg import sql
 from pydantic import BaseModel
 
 import outbox
-from benchmarks.show import show
+from benchmarks.show import tell
 from outbox import migration
 from outbox.bench.machine import machine, server
 from outbox.bench.report import Series, report
@@ -247,10 +246,7 @@ def main() -> None:
         note=options.note,
         series=[series],
     )
-    if options.json:
-        print(json.dumps(found))
-    else:
-        show(found)
+    tell(found, as_json=options.json)
 
 
 if __name__ == "__main__":

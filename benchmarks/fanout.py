@@ -11,7 +11,6 @@ turns on the same rows.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import time
 import uuid
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 import sqlalchemy as sa
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 
-from benchmarks.show import show
+from benchmarks.show import tell
 from outbox.bench import backlog
 from outbox.bench.machine import machine, server
 from outbox.bench.place import open_place
@@ -155,10 +154,7 @@ def main() -> None:
         note=options.note,
         series=[series],
     )
-    if options.json:
-        print(json.dumps(told, indent=1))
-    else:
-        show(told)
+    tell(told, as_json=options.json)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ contenders take turns, so that a change of the machine's pace meets all of them.
 from __future__ import annotations
 
 import argparse
-import json
 import queue
 import threading
 import time
@@ -20,7 +19,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from benchmarks.show import show
+from benchmarks.show import tell
 from outbox.bench.machine import machine
 from outbox.bench.report import Series, report
 from outbox.bench.rounds import taken
@@ -161,10 +160,7 @@ def main() -> None:
         note=options.note,
         series=[*measure(items=options.items, rounds=options.rounds)],
     )
-    if options.json:
-        print(json.dumps(told, indent=1))
-    else:
-        show(told)
+    tell(told, as_json=options.json)
 
 
 if __name__ == "__main__":

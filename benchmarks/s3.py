@@ -20,15 +20,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
 
 from outbox.envelope import Envelope, new_id
 from outbox.transport import PUBLISHED
 from outbox.transports import s3 as transport
 from outbox.transports.s3.client import make_client
 from outbox.transports.s3.event import encode
+from tools.buckets import options_of
 from tools.servers import s3
-from tools.servers.s3 import REGION
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -119,16 +118,7 @@ def main() -> None:
 
 
 def _options(url: str) -> Options:
-    parts = urlsplit(url)
-    options = transport.Options.model_validate(
-        {
-            "bucket": f"bench-{uuid.uuid4().hex}",
-            "endpoint_url": f"{parts.scheme}://{parts.hostname}:{parts.port}",
-            "region": REGION,
-            "access_key_id": unquote(parts.username or ""),
-            "secret_access_key": unquote(parts.password or ""),
-        }
-    )
+    options = transport.Options.model_validate(options_of(url, f"bench-{uuid.uuid4().hex}"))
     with closing(make_client(options, connect_seconds=5, read_seconds=30)) as client:
         client.create_bucket(Bucket=options.bucket)
     return options

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
@@ -22,6 +23,14 @@ def show(report: Mapping[str, Any]) -> None:
     for each in tables(report):
         show_table(each)
     console().print(machine_line(report))
+
+
+def tell(report: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print a report for people, or for scripts."""
+    if as_json:
+        print(json.dumps(report))
+    else:
+        show(report)
 
 
 def show_table(table: Table) -> None:

@@ -10,15 +10,13 @@ import os
 import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
 
-import boto3
 import pytest
-from botocore.config import Config
 
 from tests.absence import mark, skipped_unless_ci
+from tools.buckets import options_of, plain_client
 from tools.servers import S3Server, ServerAbsentError, s3
-from tools.servers.s3 import JARS, REGION
+from tools.servers.s3 import JARS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,27 +35,10 @@ class Bucket:
     @property
     def options(self) -> dict[str, Any]:
         """What a route needs to use it."""
-        parts = urlsplit(self.url)
-        return {
-            "bucket": self.name,
-            "endpoint_url": f"{parts.scheme}://{parts.hostname}:{parts.port}",
-            "region": REGION,
-            "access_key_id": unquote(parts.username or ""),
-            "secret_access_key": unquote(parts.password or ""),
-        }
+        return options_of(self.url, self.name)
 
     def client(self) -> Any:
-        options = self.options
-        return boto3.client(
-            "s3",
-            endpoint_url=options["endpoint_url"],
-            region_name=REGION,
-            aws_access_key_id=options["access_key_id"],
-            aws_secret_access_key=options["secret_access_key"],
-            config=Config(
-                s3={"addressing_style": "path"}, request_checksum_calculation="when_required"
-            ),
-        )
+        return plain_client(self.url)
 
     def object_keys(self, prefix: str = "") -> list[str]:
         """Return the keys of all objects, in order."""

@@ -12,14 +12,11 @@ import uuid
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
 
-import boto3
 import sqlalchemy as sa
-from botocore.config import Config
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from tools.servers.s3 import REGION
+from tools.buckets import options_of, plain_client
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -41,23 +38,17 @@ def prepared(given: Mapping[str, str]) -> Iterator[dict[str, str]]:
     When the block ends they are removed.
     """
     name = f"shop{uuid.uuid4().hex[:12]}"
-    s3 = urlsplit(given["OUTBOX_TEST_S3"])
+    s3 = given["OUTBOX_TEST_S3"]
     kafka = given["OUTBOX_TEST_KAFKA"]
     routes = {
         "KAFKA": {"bootstrap_servers": kafka, "topic": name},
         "ACTIVEMQ": {"brokers": given["OUTBOX_TEST_ACTIVEMQ"], "topic": name},
-        "S3": {
-            "bucket": name,
-            "endpoint_url": f"{s3.scheme}://{s3.hostname}:{s3.port}",
-            "region": REGION,
-            "access_key_id": unquote(s3.username or ""),
-            "secret_access_key": unquote(s3.password or ""),
-        },
+        "S3": options_of(s3, name),
     }
     with (
         _database(given["OUTBOX_TEST_POSTGRES"], name) as url,
         _topic(kafka, name),
-        _bucket(routes["S3"]),
+        _bucket(s3, name),
     ):
         yield {
             **given,
@@ -92,24 +83,16 @@ def _topic(servers: str, name: str) -> Iterator[None]:
 
 
 @contextmanager
-def _bucket(options: Mapping[str, str]) -> Iterator[None]:
-    resource = boto3.resource(
-        "s3",
-        endpoint_url=options["endpoint_url"],
-        region_name=options["region"],
-        aws_access_key_id=options["access_key_id"],
-        aws_secret_access_key=options["secret_access_key"],
-        config=Config(
-            s3={"addressing_style": "path"}, request_checksum_calculation="when_required"
-        ),
-    )
-    bucket = resource.create_bucket(Bucket=options["bucket"])
+def _bucket(url: str, name: str) -> Iterator[None]:
+    client = plain_client(url)
+    client.create_bucket(Bucket=name)
     try:
         yield
     finally:
-        for each in bucket.objects.all():
-            each.delete()
-        bucket.delete()
+        for page in client.get_paginator("list_objects_v2").paginate(Bucket=name):
+            for item in page.get("Contents", ()):
+                client.delete_object(Bucket=name, Key=item["Key"])
+        client.delete_bucket(Bucket=name)
 
 
 if __name__ == "__main__":
