@@ -11,7 +11,7 @@ import pytest
 from tools.servers import ServerAbsentError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 
 @contextmanager
@@ -23,6 +23,19 @@ def skipped_unless_ci() -> Iterator[None]:
         if os.environ.get("CI") == "true":
             raise
         pytest.skip(str(error))
+
+
+def whereabouts(name: str, given: str | None, find: Callable[[], object]) -> str:
+    """Say for the report's header which server the tests use: `given`, or one of their own.
+
+    `find` looks for its programs, and returns where they are.
+    """
+    if given:
+        return f"{name}: {given}"
+    try:
+        return f"{name}: started when needed, from {find()}"
+    except ServerAbsentError:
+        return f"{name}: absent"
 
 
 def mark(items: Iterable[pytest.Item], fixtures: frozenset[str], marker: str) -> None:

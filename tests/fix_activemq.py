@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.absence import mark, skipped_unless_ci
-from tools.servers import ActiveMqServer, ServerAbsentError, activemq
+from tests.absence import mark, skipped_unless_ci, whereabouts
+from tools.servers import ActiveMqServer, activemq
 from tools.servers.activemq import JARS
 
 if TYPE_CHECKING:
@@ -25,13 +25,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_report_header() -> str:
-    given = os.environ.get(VARIABLE)
-    if given:
-        return f"activemq: {given}"
-    try:
-        return f"activemq: started when needed, from {JARS.find()}"
-    except ServerAbsentError:
-        return "activemq: absent"
+    return whereabouts("activemq", os.environ.get(VARIABLE), JARS.find)
 
 
 @pytest.fixture(scope="session")

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Protocol
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from tests.absence import mark, skipped_unless_ci
+from tests.absence import mark, skipped_unless_ci, whereabouts
 from tests.waiting import eventually
-from tools.servers import KafkaServer, ServerAbsentError, kafka
+from tools.servers import KafkaServer, kafka
 from tools.servers.kafka import JARS
 
 if TYPE_CHECKING:
@@ -39,13 +39,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_report_header() -> str:
-    given = os.environ.get(VARIABLE)
-    if given:
-        return f"kafka: {given}"
-    try:
-        return f"kafka: started when needed, from {JARS.find()}"
-    except ServerAbsentError:
-        return "kafka: absent"
+    return whereabouts("kafka", os.environ.get(VARIABLE), JARS.find)
 
 
 @pytest.fixture(scope="session")

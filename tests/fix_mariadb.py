@@ -15,9 +15,9 @@ import sqlalchemy as sa
 
 from outbox.migration import upgrade
 from relay.database import make_engine
-from tests.absence import mark, skipped_unless_ci
+from tests.absence import mark, skipped_unless_ci, whereabouts
 from tests.pool import assert_all_given_back
-from tools.servers import MariaDbServer, ServerAbsentError, mariadb
+from tools.servers import MariaDbServer, mariadb
 from tools.servers.mariadb import find_programs
 
 if TYPE_CHECKING:
@@ -34,12 +34,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_report_header() -> str:
     given = os.environ.get(VARIABLE)
-    if given:
-        return f"mariadb: {sa.make_url(given).render_as_string(hide_password=True)}"
-    try:
-        return f"mariadb: started when needed, from {find_programs().server}"
-    except ServerAbsentError:
-        return "mariadb: absent"
+    shown = given and sa.make_url(given).render_as_string(hide_password=True)
+    return whereabouts("mariadb", shown, lambda: find_programs().server)
 
 
 @pytest.fixture(scope="session")

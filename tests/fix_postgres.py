@@ -14,9 +14,9 @@ import pytest
 import sqlalchemy as sa
 
 from outbox.migration import upgrade
-from tests.absence import mark, skipped_unless_ci
+from tests.absence import mark, skipped_unless_ci, whereabouts
 from tests.pool import assert_all_given_back
-from tools.servers import PgBouncerServer, PostgresServer, ServerAbsentError, pgbouncer, postgres
+from tools.servers import PgBouncerServer, PostgresServer, pgbouncer, postgres
 from tools.servers.pgbouncer import find_pgbouncer
 from tools.servers.postgres import find_binaries
 
@@ -36,12 +36,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_report_header() -> str:
     given = os.environ.get(VARIABLE)
-    if given:
-        return f"postgres: {sa.make_url(given).render_as_string(hide_password=True)}"
-    try:
-        return f"postgres: started when needed, from {find_binaries()}"
-    except ServerAbsentError:
-        return "postgres: absent"
+    shown = given and sa.make_url(given).render_as_string(hide_password=True)
+    return whereabouts("postgres", shown, find_binaries)
 
 
 @pytest.fixture(scope="session")
