@@ -6,9 +6,8 @@ import sys
 import threading
 from contextlib import contextmanager
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-import sqlalchemy as sa
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
@@ -19,9 +18,9 @@ from outbox.cli.events import KeyOption, TypeOption
 from outbox.cli.invocation import Invocation, of
 from outbox.cli.output import counted, visible
 from outbox.cli.process import check_transports, refuse_memory
+from outbox.cli.rewind import stored_position
 from outbox.cli.times import parse_since
 from outbox.selection import Selection
-from outbox.table import outbox_checkpoint as checkpoint
 from relay.daemon import stopped_by_signals
 from relay.replay import Progress, Replay
 
@@ -66,9 +65,10 @@ def replay(
         raise CommandLineError(msg)
     check_transports(run.settings, [route])
     refuse_memory(run.settings, [route])
-    selection = Selection(
-        type_glob=type_glob, key=key, since=since, after=after, until=_sent(run.engine, route)
-    )
+    position, _ = stored_position(run.engine, route)
+    # What lies behind the route's position it sends anyway.
+    until = int(position["floor"])
+    selection = Selection(type_glob=type_glob, key=key, since=since, after=after, until=until)
     made = Replay(run.engine, route, run.settings.route(route), selection, rate)
     count = made.count()
     what = f"{counted(count, 'event')} again, but for those that the route leaves out"
@@ -81,17 +81,6 @@ def replay(
     with stopped_by_signals(stop), _shown(count) as told:
         is_whole = made.run(stop, told)
     _report(run, route, made.progress, is_whole=is_whole)
-
-
-def _sent(engine: sa.Engine, route: str) -> int:
-    """Return the sequence that the route has come to: what lies behind it sends anyway."""
-    query = sa.select(checkpoint.c.position).where(checkpoint.c.route == route)
-    with engine.connect() as connection:
-        position: Any = connection.scalar(query)
-    if position is None:
-        msg = f"route {route} never ran, so it has sent nothing yet: start it by `outbox relay`"
-        raise FailedError(msg)
-    return int(position["floor"])
 
 
 @contextmanager

@@ -72,12 +72,13 @@ def _announcement(count: int) -> str:
 
 def _count(engine: sa.Engine, capture: Capture, route: str, seq: int) -> int:
     """Count the events that would be read a second time."""
-    stored, _ = _stored(engine, route)
+    stored, _ = stored_position(engine, route)
     now: Any = capture.position(stored)
     return max(capture.backlog(rewind(now, seq)).count - capture.backlog(now).count, 0)
 
 
-def _stored(engine: sa.Engine, route: str) -> tuple[Mapping[str, Any], int]:
+def stored_position(engine: sa.Engine, route: str) -> tuple[Mapping[str, Any], int]:
+    """Return a route's position and its version; raises `FailedError` where it never ran."""
     query = sa.select(checkpoint.c.position, checkpoint.c.version)
     with engine.connect() as connection:
         row = connection.execute(query.where(checkpoint.c.route == route)).one_or_none()
@@ -90,7 +91,7 @@ def _stored(engine: sa.Engine, route: str) -> tuple[Mapping[str, Any], int]:
 def _move(engine: sa.Engine, capture: Capture, route: str, seq: int) -> None:
     """Store the position; a relay that holds the route sees the new version and starts there."""
     for _ in range(ATTEMPTS):
-        stored, version = _stored(engine, route)
+        stored, version = stored_position(engine, route)
         now: Any = capture.position(stored)
         position: Position = rewind(now, seq)
         statement = (
