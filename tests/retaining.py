@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from outbox import clock
 from outbox.settings import Settings
 from outbox.table import outbox_checkpoint, outbox_event
+from outbox.transports.memory import MemoryBroker
 from relay import lease
 from relay.capture import open_capture
 from relay.retention import sweep
@@ -21,14 +22,22 @@ if TYPE_CHECKING:
 
 OLD = -100.0
 """Older than any age here, in seconds."""
+ROOM = 2**16
+"""Messages that a partition of the broker keeps: more than writers here write before they stop."""
 
 
 def settings(engine: sa.Engine, *routes: str, **ages: str) -> Settings:
     url = engine.url.render_as_string(hide_password=False)
-    route = {"transport": "memory", "broker": uuid.uuid4().hex}
+    route = {"transport": "memory", "broker": uuid.uuid4().hex, "capacity": ROOM}
     return Settings.model_validate(
         {"database_url": url, "routes": dict.fromkeys(routes, route), "retention": ages}
     )
+
+
+def broker_of(given: Settings) -> MemoryBroker:
+    """Return the broker that all routes of these settings share."""
+    options = next(iter(given.routes.values())).options
+    return MemoryBroker.named(options["broker"], capacity=options["capacity"])
 
 
 def emit(engine: sa.Engine, count: int, age: float = OLD) -> None:

@@ -342,7 +342,9 @@ def test_a_broker_that_does_not_answer_is_told_when_the_relay_was_to_finish(
     insert(sqlite_url)
     done = settled.run("relay", "--drain", "--drain-timeout", "1", "--log-level", "error")
     assert done.returncode == 1
-    assert "gave up after 1 s without progress: the broker" in done.stderr.splitlines()[-1]
+    told = done.stderr.splitlines()[-1]
+    assert "gave up after 1 s without progress: " in told
+    assert "broker" in told
     assert "Traceback" not in done.stderr
 
 

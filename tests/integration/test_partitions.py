@@ -15,7 +15,6 @@ from outbox import partitions
 from outbox.errors import ConfigurationError, DatabaseUnavailableError
 from outbox.settings import RetentionSettings
 from outbox.table import outbox_checkpoint
-from outbox.transports.memory import MemoryBroker
 from relay import rotation
 from relay.capture.position import LatePass
 from relay.capture.snapshot import LATE_LIMIT, _reading_on, _reading_pass
@@ -25,7 +24,7 @@ from tests.capturing import connect, writers
 from tests.explaining import FILL, explain, tell_plans, touched
 from tests.integration.consuming import Counted
 from tests.partitioning import fill, names, retain, run
-from tests.retaining import deliver, emit, settings, stored, swept
+from tests.retaining import broker_of, deliver, emit, settings, stored, swept
 from tests.waiting import eventually
 
 ROWS = 100
@@ -48,7 +47,7 @@ def test_whole_partitions_go_and_new_ones_come_while_nobody_waits(
         partitions.convert(connection, 1_000)
     given = settings(engine, "a", events="0s")
     only_relaying = given.model_copy(update={"retention": RetentionSettings()})
-    broker = MemoryBroker.named(given.routes["a"].options["broker"])
+    broker = broker_of(given)
     committed: list[int] = []
     stopping = threading.Event()
     failures: list[Exception] = []

@@ -14,7 +14,6 @@ from outbox import clock, dead_letter, inbox
 from outbox.dead_letter import Failure, Filter
 from outbox.errors import DatabaseUnavailableError
 from outbox.table import outbox_checkpoint, outbox_dead_letter, outbox_inbox
-from outbox.transports.memory import MemoryBroker
 from relay import lease, retention
 from relay.capture import open_capture
 from relay.daemon import Relay, Until
@@ -25,7 +24,7 @@ from relay.retention import sweep
 from relay.retention_state import NAME, State
 from tests.acceptance.cli import envelope
 from tests.capturing import connect, writers
-from tests.retaining import OLD, deliver, emit, settings, stored, swept
+from tests.retaining import OLD, broker_of, deliver, emit, settings, stored, swept
 from tests.waiting import eventually
 
 
@@ -306,7 +305,7 @@ def test_it_says_which_right_it_lacks_and_the_routes_go_on(
             error = retention_error(postgres_engine)
             assert "permission denied for table outbox_event" in (error or "")
             emit(postgres_engine, 1)
-            broker = MemoryBroker.named(given.routes["a"].options["broker"])
+            broker = broker_of(given)
             eventually(lambda: len(broker.messages("t")) == 1)
     finally:
         with postgres_engine.begin() as connection:

@@ -21,13 +21,12 @@ from outbox.dead_letter import Failure, Filter
 from outbox.errors import DatabaseUnavailableError
 from outbox.settings import RetentionSettings
 from outbox.table import outbox_checkpoint, outbox_dead_letter, outbox_inbox
-from outbox.transports.memory import MemoryBroker
 from relay import retention
 from relay.daemon import Relay, Until
 from relay.retention_state import NAME
 from tests.acceptance.cli import envelope
 from tests.capturing import connect, writers
-from tests.retaining import settings, stored, swept
+from tests.retaining import broker_of, settings, stored, swept
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -111,7 +110,7 @@ def test_with_writers_that_commit_in_any_order_nothing_is_deleted_before_it_is_d
     """A relay and a sweep that deletes whatever it may, as fast as it can, beside writers."""
     given = settings(postgres_engine, "a", "b", events="0s")
     only_relaying = given.model_copy(update={"retention": RetentionSettings()})
-    broker = MemoryBroker.named(given.routes["a"].options["broker"])
+    broker = broker_of(given)
     committed: list[str] = []
     deleted = 0
     crowd, deleting = Crowd(), Crowd()
