@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import threading
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -35,9 +37,11 @@ from tools.servers.process import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from concurrent.futures import Future
 
     from outbox.bench.place import Place
     from outbox.bench.report import Figures
+    from relay.daemon import Summary
 
     Route = Mapping[str, Any]
 
@@ -73,20 +77,25 @@ def _turn(place: Place, make: Any) -> Figures:
             connection.execute(sa.delete(table))
         last = connection.scalar(sa.select(sa.func.max(outbox_event.c.seq)))
     with place.broker.topic("fanout") as topic, make(place) as other:
-        routes = {"measured": place.broker.route(topic, "exactly-once"), **other}
+        # What it makes at the broker has its name, and goes with everything of that name.
+        routes = {topic: place.broker.route(topic, "exactly-once"), **other}
         url = place.url.render_as_string(hide_password=False)
         settings = Settings.model_validate({"database_url": url, "routes": routes})
-        relay = Relay(settings)
-        started = time.perf_counter()
-        with relay.running():
-            _await(engine, last)
-            seconds = time.perf_counter() - started
+        relay, stop = Relay(settings), threading.Event()
+        with ThreadPoolExecutor(1) as pool:
+            started = time.perf_counter()
+            running = pool.submit(relay.run, stop)
+            try:
+                _await(engine, topic, last, running)
+                seconds = time.perf_counter() - started
+            finally:
+                stop.set()
     return {"rows_per_second": last / seconds}
 
 
-def _await(engine: sa.Engine, last: int) -> None:
-    """Wait until the route has stored that all is delivered."""
-    query = sa.select(outbox_checkpoint.c.position).where(outbox_checkpoint.c.route == "measured")
+def _await(engine: sa.Engine, route: str, last: int, running: Future[Summary]) -> None:
+    """Wait until the route has stored that all is delivered; raises where the relay ended."""
+    query = sa.select(outbox_checkpoint.c.position).where(outbox_checkpoint.c.route == route)
     deadline = time.monotonic() + PATIENCE_SECONDS
     with engine.connect() as connection:
         while time.monotonic() < deadline:
@@ -94,6 +103,9 @@ def _await(engine: sa.Engine, last: int) -> None:
             connection.rollback()
             if position is not None and position["floor"] >= last:
                 return
+            if running.done():
+                msg = f"the relay ended: {running.result()}"
+                raise RuntimeError(msg)
             time.sleep(LOOK_SECONDS)
     msg = f"not everything was delivered in {PATIENCE_SECONDS:g} s"
     raise RuntimeError(msg)

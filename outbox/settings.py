@@ -187,16 +187,13 @@ RESERVED: Final = "@"
 """What no route's name begins with: such rows of `outbox_checkpoint` are no routes."""
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """Everything that an operator may set; frozen, and without a secret in its repr.
 
-    The environment wins over the file: `OUTBOX_DATABASE_URL`,
-    `OUTBOX_ROUTES__KAFKA__BOOTSTRAP_SERVERS` and so on.
+    What a program makes itself is what it passes, whatever the environment says; `load` reads that.
     """
 
-    model_config = SettingsConfigDict(
-        env_prefix="OUTBOX_", env_nested_delimiter="__", frozen=True, extra="forbid"
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     database_url: SecretStr
     """SQLAlchemy URL of the database that holds the outbox."""
@@ -241,6 +238,14 @@ class Settings(BaseSettings):
             msg = f"there is no route {name!r}; the settings have: {known}"
             raise ConfigurationError(msg) from None
 
+
+class _Loaded(BaseSettings, Settings):
+    """Settings of which the environment may say some."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="OUTBOX_", env_nested_delimiter="__", frozen=True, extra="forbid"
+    )
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -258,7 +263,8 @@ class Settings(BaseSettings):
 def load(path: Path | None = None) -> Settings:
     """Read the settings from a TOML file and the environment.
 
-    The file is `path`, or `OUTBOX_CONFIG`, or `outbox.toml` where that exists. Raises
+    The environment wins: `OUTBOX_DATABASE_URL`, `OUTBOX_ROUTES__KAFKA__BOOTSTRAP_SERVERS` and so
+    on. The file is `path`, or `OUTBOX_CONFIG`, or `outbox.toml` where that exists. Raises
     `ConfigurationError` that names the file and the setting.
     """
     named = path or (Path(os.environ["OUTBOX_CONFIG"]) if "OUTBOX_CONFIG" in os.environ else None)
@@ -267,7 +273,7 @@ def load(path: Path | None = None) -> Settings:
     if named is not None or file.exists():
         values = _read(file)
     try:
-        return Settings(**values)
+        return _Loaded(**values)
     except ValidationError as exc:
         origin = str(file) if values else "the environment"
         raise ConfigurationError(describe(exc, origin)) from None
