@@ -77,7 +77,9 @@ MEASUREMENTS: Final[dict[str, Measurement]] = {
     "commits-durable": Measurement(
         ["-m", "benchmarks.commits", "--durable"], ["--rounds=3"], ["--rounds=1", "--seconds=0.2"]
     ),
-    "fanout": Measurement(["-m", "benchmarks.fanout"], quick=["--rounds=1", "--rows=2000"]),
+    "fanout": Measurement(
+        ["-m", "benchmarks.fanout"], quick=["--rounds=1", "--rows=2000", "--seconds=0.2"]
+    ),
     "ring": Measurement(["-m", "benchmarks.ring"], quick=["--rounds=1", "--items=5000"]),
 }
 """By the name of the report."""

@@ -1,11 +1,12 @@
-"""How fast one route goes beside others: that are down, slow, or full of what is refused.
+"""How fast one route goes beside others: healthy, down, slow, or full of what is refused.
 
     python -m tools.servers --postgres --kafka -- python -m benchmarks.fanout
 
-One relay process has the route that is measured, exactly-once to Kafka, and another one: to a
-broker that is not there, to a group in memory that never processes anything, or to a topic that is
-too small for every event, so that each becomes a dead letter or is parked. The contenders take
-turns on the same rows.
+One relay process has the route that is measured, to Kafka, and another one: to a second topic, to
+a broker that is not there, to a group in memory that never processes anything, or to a topic that
+is too small for every event, so that each becomes a dead letter or is parked. Measured is how long
+after its commit an event can be read, at a steady rate (at least once, the quicker delivery), and
+how fast the route drains a backlog (exactly once). The contenders take turns.
 """
 
 from __future__ import annotations
@@ -26,24 +27,29 @@ from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, C
 
 from benchmarks.show import tell
 from outbox.bench import backlog
+from outbox.bench.latency import Plan, figures, relayed
 from outbox.bench.machine import machine, server
 from outbox.bench.place import open_place
 from outbox.bench.report import Series, report
 from outbox.bench.rounds import taken
+from outbox.bench.tables import AT_LEAST, EXACTLY
 from outbox.settings import Settings
 from outbox.table import outbox_checkpoint, outbox_dead_letter, outbox_event
 from relay.daemon import Relay
 from tools.servers.process import free_port
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from concurrent.futures import Future
+    from contextlib import AbstractContextManager
 
     from outbox.bench.place import Place
     from outbox.bench.report import Figures
     from relay.daemon import Summary
 
     Route = Mapping[str, Any]
+    Beside = Callable[[Place], AbstractContextManager[Mapping[str, Route]]]
+    """Yields the settings of the other route, by its name."""
 
 ALONE: Final = "alone"
 SIZE: Final = 200
@@ -51,46 +57,81 @@ LOOK_SECONDS: Final = 0.01
 PATIENCE_SECONDS: Final = 300.0
 
 
-def measure(place: Place, *, rows: int, rounds: int) -> Series:
-    """Drain the rows by one route, alone and beside each of the others."""
-    backlog.fill(place.url, rows, SIZE)
-    besides = {
+def measure(
+    place: Place, *, rows: int, seconds: float, per_second: int, rounds: int
+) -> Iterator[Series]:
+    """Measure the route alone and beside each of the others, at a steady rate and with a backlog.
+
+    Yields a series for each; the first turns of both only warm up.
+    """
+    plan = Plan(deliveries=[AT_LEAST], seconds=seconds, per_second=per_second, size=SIZE)
+    besides: Mapping[str, Beside] = {
         ALONE: _nothing,
+        "beside a healthy route": _healthy,
         "beside a route that is down": _down,
         "beside a route that is slow": _slow,
         "beside a route full of poison": _poison,
     }
-    turns = {name: partial(_turn, place, make) for name, make in besides.items()}
-    found = [taken(turns, number) for number in range(rounds + 1)]
-    return Series(
+    turns = {name: partial(_steady, place, plan, make) for name, make in besides.items()}
+    yield Series(
+        kind="fanout-steady",
+        where={"commits_per_second": per_second, "bytes": SIZE},
+        rounds=[taken(turns, number) for number in range(rounds + 1)][1:],
+        differences=("p50_ms", "p99_ms"),
+    )
+    backlog.empty(place.url)
+    backlog.fill(place.url, rows, SIZE)
+    turns = {name: partial(_drained, place, make) for name, make in besides.items()}
+    yield Series(
         kind="fanout",
         where={"rows": rows, "bytes": SIZE},
-        rounds=found[1:],  # the first turns only warm up
+        rounds=[taken(turns, number) for number in range(rounds + 1)][1:],
         ratios=("rows_per_second",),
     )
 
 
-def _turn(place: Place, make: Any) -> Figures:
+def _steady(place: Place, plan: Plan, make: Beside) -> Figures:
+    """Commit and relay at a steady rate."""
+    with _relaying(place, make, AT_LEAST, "now") as (topic, running):
+        return figures(relayed(place, plan, topic, partial(_require_alive, running)))
+
+
+def _drained(place: Place, make: Beside) -> Figures:
+    """Relay what is there."""
+    engine = sa.create_engine(place.url, poolclass=sa.NullPool)
+    with engine.begin() as connection:
+        last = connection.scalar(sa.select(sa.func.max(outbox_event.c.seq)))
+    with _relaying(place, make, EXACTLY, "beginning") as (topic, running):
+        started = time.perf_counter()
+        _await(engine, topic, last, running)
+        return {"rows_per_second": last / (time.perf_counter() - started)}
+
+
+@contextmanager
+def _relaying(
+    place: Place, make: Beside, delivery: str, start: str
+) -> Iterator[tuple[str, Future[Summary]]]:
+    """Relay into a new topic by a route of its name, beside another one, while the block lasts."""
     engine = sa.create_engine(place.url, poolclass=sa.NullPool)
     with engine.begin() as connection:
         for table in (outbox_checkpoint, outbox_dead_letter):
             connection.execute(sa.delete(table))
-        last = connection.scalar(sa.select(sa.func.max(outbox_event.c.seq)))
     with place.broker.topic("fanout") as topic, make(place) as other:
-        # What it makes at the broker has its name, and goes with everything of that name.
-        routes = {topic: place.broker.route(topic, "exactly-once"), **other}
-        url = place.url.render_as_string(hide_password=False)
-        settings = Settings.model_validate({"database_url": url, "routes": routes})
+        # What a route makes at the broker has its name, and goes with everything of that name.
+        routes = {topic: place.broker.route(topic, delivery), **other}
+        settings = Settings.model_validate(
+            {
+                "database_url": place.url.render_as_string(hide_password=False),
+                "routes": {name: {**route, "start": start} for name, route in routes.items()},
+            }
+        )
         relay, stop = Relay(settings), threading.Event()
         with ThreadPoolExecutor(1) as pool:
-            started = time.perf_counter()
             running = pool.submit(relay.run, stop)
             try:
-                _await(engine, topic, last, running)
-                seconds = time.perf_counter() - started
+                yield topic, running
             finally:
                 stop.set()
-    return {"rows_per_second": last / seconds}
 
 
 def _await(engine: sa.Engine, route: str, last: int, running: Future[Summary]) -> None:
@@ -103,17 +144,27 @@ def _await(engine: sa.Engine, route: str, last: int, running: Future[Summary]) -
             connection.rollback()
             if position is not None and position["floor"] >= last:
                 return
-            if running.done():
-                msg = f"the relay ended: {running.result()}"
-                raise RuntimeError(msg)
+            _require_alive(running)
             time.sleep(LOOK_SECONDS)
     msg = f"not everything was delivered in {PATIENCE_SECONDS:g} s"
     raise RuntimeError(msg)
 
 
+def _require_alive(running: Future[Summary]) -> None:
+    if running.done():
+        msg = f"the relay ended: {running.result()}"
+        raise RuntimeError(msg)
+
+
 @contextmanager
 def _nothing(_place: Place) -> Iterator[Mapping[str, Route]]:
     yield {}
+
+
+@contextmanager
+def _healthy(place: Place) -> Iterator[Mapping[str, Route]]:
+    with place.broker.topic("healthy") as topic:
+        yield {topic: place.broker.route(topic, AT_LEAST)}
 
 
 @contextmanager
@@ -136,7 +187,7 @@ def _poison(place: Place) -> Iterator[Mapping[str, Route]]:
         admin = AdminClient(place.broker.config)
         (altered,) = admin.incremental_alter_configs([resource]).values()
         altered.result()
-        yield {"poison": place.broker.route(topic, "at-least-once")}
+        yield {topic: place.broker.route(topic, AT_LEAST)}
 
 
 def main() -> None:
@@ -145,6 +196,8 @@ def main() -> None:
     parser.add_argument("--url", default=os.environ.get("OUTBOX_TEST_POSTGRES"))
     parser.add_argument("--kafka", default=os.environ.get("OUTBOX_TEST_KAFKA"))
     parser.add_argument("--rows", type=int, default=200_000)
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each steady turn")
+    parser.add_argument("--per-second", type=int, default=200, help="commits of a steady turn")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--note", default="", help="kept with the figures")
     parser.add_argument("--json", action="store_true")
@@ -155,7 +208,10 @@ def main() -> None:
     settings = Settings.model_validate({"database_url": options.url, "routes": {"kafka": route}})
     started_at = datetime.now(UTC).isoformat()
     with open_place(settings, "kafka", 3) as place:
-        series = measure(place, rows=options.rows, rounds=options.rounds)
+        sizes = {
+            name: getattr(options, name) for name in ("rows", "seconds", "per_second", "rounds")
+        }
+        series = list(measure(place, **sizes))
         with sa.create_engine(place.url, poolclass=sa.NullPool).connect() as connection:
             described = server(connection)
     told = report(
@@ -164,7 +220,7 @@ def main() -> None:
         machine=machine(),
         server=described,
         note=options.note,
-        series=[series],
+        series=series,
     )
     tell(told, as_json=options.json)
 

@@ -105,7 +105,7 @@ def measure(place: Place, plan: Plan, tell: Callable[[str], None]) -> Iterator[S
         tell(f"round {number + 1} of {plan.rounds}: {name}")
         latencies = turn(plan, name)
         samples[name].extend(latencies)
-        return _figures(latencies)
+        return figures(latencies)
 
     short = replace(plan, seconds=min(plan.seconds, WARM_UP_SECONDS))
     for name in contenders:
@@ -140,10 +140,27 @@ def _latencies(place: Place, plan: Plan, way: Way | None, topic: str) -> list[fl
     with (
         _contender(place, way, topic) as (function, arguments),
         Child(function, arguments) as child,
-        _committing(place, plan, has_doorbell=way.has_doorbell) as write,
+    ):
+        return relayed(place, plan, topic, child.require_alive, has_doorbell=way.has_doorbell)
+
+
+def relayed(
+    place: Place,
+    plan: Plan,
+    topic: str,
+    require_alive: Callable[[], None],
+    *,
+    has_doorbell: bool = True,
+) -> list[float]:
+    """Commit events, and return how many milliseconds later each could be read from the topic.
+
+    Somebody else relays them, of whom `require_alive` raises where he has ended.
+    """
+    with (
+        _committing(place, plan, has_doorbell=has_doorbell) as write,
         _arrivals(place, topic) as arrivals,
     ):
-        return _timed(plan, write, arrivals, child.require_alive)
+        return _timed(plan, write, arrivals, require_alive)
 
 
 @contextmanager
@@ -237,7 +254,8 @@ def _arrivals(place: Place, topic: str) -> Arrivals:
     return Arrivals(place.broker.config, topic, place.broker.partitions)
 
 
-def _figures(latencies: Sequence[float]) -> Figures:
+def figures(latencies: Sequence[float]) -> Figures:
+    """Return the percentiles that a table shows."""
     ordered = sorted(latencies)
     found = {f"p{percent}_ms": percentile(ordered, percent) for percent in (50, 90, 99)}
     return {**found, "max_ms": ordered[-1], "count": len(ordered)}
@@ -262,11 +280,11 @@ def _idle(place: Place, plan: Plan, way: Way) -> Figures:
         before, started = child.look(), time.monotonic()
         time.sleep(plan.idle_seconds)
         after, seconds = child.look(), time.monotonic() - started
-    figures = {
+    found = {
         "cpu_percent": (after.cpu_seconds - before.cpu_seconds) / seconds * 100,
         "peak_bytes": after.peak_bytes,
     }
     if before.statement_count is not None and after.statement_count is not None:
         statements = after.statement_count - before.statement_count
-        figures["statements_per_second"] = statements / seconds
-    return figures
+        found["statements_per_second"] = statements / seconds
+    return found

@@ -173,6 +173,14 @@ COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
         Column("CPU µs a commit", _median("commit_cpu_us")),
         Column("rings/s", _median("rings_per_second")),
     ],
+    "fanout-steady": [
+        CONTENDER,
+        Column("commits/s", _where("commits_per_second")),
+        Column("p50 ms", _median("p50_ms", 2)),
+        Column("p99 ms", _median("p99_ms", 2)),
+        Column("p50 above alone", _above("p50_ms", "alone")),
+        Column("p99 above alone", _above("p99_ms", "alone")),
+    ],
     "fanout": [
         CONTENDER,
         Column("rows", _where("rows")),
