@@ -42,8 +42,8 @@ WARM_UP: Final = 50
 WARM_UP_SECONDS: Final = 5.0
 """Of a turn that is not counted. Each contender has such turns until they become no faster: a
 broker that just started takes seven times as long for a transaction, for the first minute."""
-WARM_UP_TURNS: Final = 20
-"""At most."""
+WARM_UP_FACTOR: Final = 4
+"""So many times as long as a contender is measured it warms up, at most."""
 FIRST_SECONDS: Final = 0.2
 """How long a first event is waited for before another one is sent."""
 ARRIVAL_SECONDS: Final = 30.0
@@ -111,7 +111,8 @@ def measure(place: Place, plan: Plan, tell: Callable[[str], None]) -> Iterator[S
     for name in contenders:
         tell(f"warming up: {name}")
         medians: list[float] = []
-        while len(medians) < WARM_UP_TURNS and not is_warm(medians):
+        deadline = time.monotonic() + WARM_UP_FACTOR * plan.rounds * plan.seconds
+        while not medians or (time.monotonic() < deadline and not is_warm(medians)):
             medians.append(percentile(sorted(turn(short, name)), 50))
     rounds = [
         taken({name: partial(measured, number, name) for name in contenders}, number)
