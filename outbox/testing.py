@@ -1,6 +1,8 @@
 """The contract of transports as a test suite: subclass it, and say only how to make one.
 
     class TestMyTransport(PublisherContract, SubscriberContract):
+        features = Features(name="mine", delivery="at-least-once", survives_restart=True)
+
         @pytest.fixture
         def transport(self) -> Iterator[TransportUnderTest]:
             with my_broker() as broker:
@@ -13,17 +15,24 @@ Every scenario rests on what the docstrings of `outbox.transport` promise, on no
 from __future__ import annotations
 
 import time
-from contextlib import closing
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Protocol
 
 from outbox.codec import from_headers
 from outbox.envelope import Envelope, new_id
-from outbox.errors import BrokerUnavailableError, HeldBackError, PermanentError, TransientError
-from outbox.transport import PUBLISHED, Dead, Retry
+from outbox.errors import (
+    BrokerUnavailableError,
+    ConfigurationError,
+    HeldBackError,
+    PermanentError,
+    TransientError,
+)
+from outbox.transport import PUBLISHED, Dead, Retry, TransactionalPublisher
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from contextlib import AbstractContextManager
 
     from outbox.transport import Delivery, Publisher, Subscriber
@@ -32,6 +41,25 @@ TIMEOUT: Final = 3.0
 """Seconds that a publisher of the suite has for a batch."""
 _PATIENCE: Final = 40.0
 """Seconds after which something that should have arrived never will."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Features:
+    """In what transports differ, as one declares it; the suite fails where it is not so."""
+
+    name: str
+    """Of the transport, and of the way in which it is set up."""
+    delivery: Literal["at-least-once", "exactly-once"]
+    """Whether events are published again after a relay that died before it stored its position."""
+    survives_restart: bool
+    """Whether the broker still has what it stored after it was restarted."""
+    has_groups: bool = True
+    """Whether there may be several groups, each of which receives everything."""
+    needs_named_groups: bool = False
+    """Whether the route's settings have to name a group before anything is published for it.
+
+    Otherwise a group that nobody knew of receives what was published before it came.
+    """
 
 
 class TransportUnderTest(Protocol):
@@ -54,6 +82,10 @@ class TransportUnderTest(Protocol):
 
     def outage(self) -> AbstractContextManager[None]:
         """Make the broker answer nobody until the block ends; what it stored stays."""
+        ...
+
+    def restart(self) -> None:
+        """Kill the broker, and start it again."""
         ...
 
 
@@ -114,15 +146,37 @@ def decoded(delivery: Delivery) -> Envelope:
     return from_headers(message.key, message.headers, message.data, topic=message.topic)
 
 
+@contextmanager
+def publishing(transport: TransportUnderTest) -> Iterator[Publisher]:
+    """Yield a publisher of a route of its own, and close it."""
+    with closing(transport.publisher(TIMEOUT)) as publisher:
+        take_over(publisher, new_id())
+        yield publisher
+
+
+def take_over(publisher: Publisher, route: str) -> bytes | None:
+    """Become a route's publisher, as a relay does; return its progress, where that is recorded."""
+    deadline = time.monotonic() + _PATIENCE
+    while isinstance(publisher, TransactionalPublisher):
+        try:
+            return publisher.take_over(route)
+        except TransientError:
+            if time.monotonic() > deadline:
+                raise
+    return None
+
+
 class PublisherContract:
     """What every publisher does."""
+
+    features: ClassVar[Features]
 
     def test_each_envelope_has_an_outcome_in_order(self, transport: TransportUnderTest) -> None:
         """Outcomes stand at the places of their envelopes."""
         topic = transport.topic()
         batch = numbered(topic, 5, keys=5)
         batch[2] = envelope(topic, "large", bytes(transport.oversize))
-        with closing(transport.publisher(TIMEOUT)) as publisher:
+        with publishing(transport) as publisher:
             outcomes = publisher.publish(batch)
         assert [type(outcome).__name__ for outcome in outcomes] == [
             "Published",
@@ -134,7 +188,7 @@ class PublisherContract:
 
     def test_an_empty_batch_has_no_outcomes(self, transport: TransportUnderTest) -> None:
         """Publishing nothing is fine."""
-        with closing(transport.publisher(TIMEOUT)) as publisher:
+        with publishing(transport) as publisher:
             assert list(publisher.publish([])) == []
 
     def test_a_key_keeps_its_order_in_a_batch_and_over_batches(
@@ -143,7 +197,7 @@ class PublisherContract:
         """What was published first arrives first."""
         topic = transport.topic()
         events = numbered(topic, 300)
-        with closing(transport.publisher(TIMEOUT)) as publisher:
+        with publishing(transport) as publisher:
             for start in range(0, 300, 70):
                 batch = events[start : start + 70]
                 assert list(publisher.publish(batch)) == [PUBLISHED] * len(batch)
@@ -156,7 +210,7 @@ class PublisherContract:
         """The batch is to be published again, and then goes through."""
         topic = transport.topic()
         before, batch = numbered(topic, 30), numbered(topic, 30, first=30)
-        with closing(transport.publisher(TIMEOUT)) as publisher:
+        with publishing(transport) as publisher:
             assert list(publisher.publish(before)) == [PUBLISHED] * 30
             with transport.outage():
                 started_at = time.monotonic()
@@ -170,6 +224,47 @@ class PublisherContract:
             arrived = first_arrivals(subscriber, before + batch)
         assert arrived == expected(before + batch)
 
+    def test_a_restart_keeps_what_was_stored_or_not_as_declared(
+        self, transport: TransportUnderTest
+    ) -> None:
+        """And whatever became of that, publishing goes on."""
+        topic = transport.topic()
+        before, after = numbered(topic, 30), numbered(topic, 30, first=30)
+        with publishing(transport) as publisher:
+            assert list(publisher.publish(before)) == [PUBLISHED] * 30
+        transport.restart()
+        with publishing(transport) as publisher:
+            publish_all(publisher, after)
+        with closing(transport.subscriber("restart", topic)) as subscriber:
+            if self.features.survives_restart:
+                assert first_arrivals(subscriber, before + after) == expected(before + after)
+            else:
+                assert by_key(collect(subscriber, 30)) == expected(after)
+
+    def test_after_a_crash_events_come_again_or_not_as_declared(
+        self, transport: TransportUnderTest
+    ) -> None:
+        """The relay died behind a batch that was stored, and before its position was."""
+        topic = transport.topic()
+        batch, more = numbered(topic, 30), numbered(topic, 30, first=30)
+        route = new_id()
+        # Nobody closes what died: the next one finds it still there.
+        with closing(transport.publisher(TIMEOUT)) as died:
+            assert take_over(died, route) is None
+            if isinstance(died, TransactionalPublisher):
+                outcomes = died.publish_with(batch, b"30")
+            else:
+                outcomes = died.publish(batch)
+            assert list(outcomes) == [PUBLISHED] * 30
+            with closing(transport.publisher(TIMEOUT)) as publisher:
+                done = int(take_over(publisher, route) or 0)
+                publish_all(publisher, batch[done:] + more)
+        comes_again = self.features.delivery == "at-least-once"
+        arriving = batch + (batch if comes_again else []) + more
+        with closing(transport.subscriber("crash", topic)) as subscriber:
+            assert by_key(collect(subscriber, len(arriving))) == expected(arriving)
+            assert not subscriber.receive(1, 0.3)
+
     def test_what_the_destination_never_takes_is_dead_alone(
         self, transport: TransportUnderTest
     ) -> None:
@@ -182,7 +277,7 @@ class PublisherContract:
             envelope(topic, "large", b"held"),
             envelope(topic, "other", b"3"),
         ]
-        with closing(transport.publisher(TIMEOUT)) as publisher:
+        with publishing(transport) as publisher:
             outcomes = publisher.publish(batch)
             assert [outcomes[i] for i in (0, 1, 4)] == [PUBLISHED] * 3
             dead, held = outcomes[2], outcomes[3]
@@ -225,7 +320,7 @@ class PublisherContract:
         batch = [
             envelope(topic, "k", data, content_type="application/octet-stream") for data in kinds
         ]
-        with closing(transport.publisher(TIMEOUT)) as publisher:
+        with publishing(transport) as publisher:
             assert list(publisher.publish(batch)) == [PUBLISHED] * len(kinds)
         with closing(transport.subscriber("kinds", topic)) as subscriber:
             arrived = [delivery.message.data for delivery in collect(subscriber, len(kinds))]
@@ -243,7 +338,7 @@ class PublisherContract:
         publisher.close()
 
     def _round_trip(self, transport: TransportUnderTest, sent: Envelope) -> Envelope:
-        with closing(transport.publisher(TIMEOUT)) as publisher:
+        with publishing(transport) as publisher:
             assert list(publisher.publish([sent])) == [PUBLISHED]
         with closing(transport.subscriber("round-trip", sent.topic or "")) as subscriber:
             return decoded(collect(subscriber, 1)[0])
@@ -251,6 +346,8 @@ class PublisherContract:
 
 class SubscriberContract:
     """What every subscriber does."""
+
+    features: ClassVar[Features]
 
     def test_nothing_there_returns_none_when_the_time_is_up(
         self, transport: TransportUnderTest
@@ -270,7 +367,7 @@ class SubscriberContract:
             assert len(subscriber.receive(7, 5)) <= 7
 
     def test_each_group_receives_everything(self, transport: TransportUnderTest) -> None:
-        """Groups do not take from each other."""
+        """Groups do not take from each other; where there is only one, it is done with it."""
         events = numbered(transport.topic(), 30)
         topic = self._filled(transport, events)
         for group in ("first", "second"):
@@ -278,6 +375,27 @@ class SubscriberContract:
                 deliveries = collect(subscriber, 30)
                 subscriber.ack(deliveries)
                 assert by_key(deliveries) == expected(events)
+            if not self.features.has_groups:
+                break
+        else:
+            return
+        with closing(transport.subscriber("second", topic)) as subscriber:
+            assert not subscriber.receive(1, 1.0)
+
+    def test_a_group_that_nobody_knew_of_receives_what_was_there_or_is_refused(
+        self, transport: TransportUnderTest
+    ) -> None:
+        """It is never in doubt: either nothing is missing, or an error says what to do."""
+        events = numbered(transport.topic(), 10)
+        topic = self._filled(transport, events)
+        try:
+            subscriber = transport.subscriber(f"new-{new_id()}", topic)
+        except ConfigurationError:
+            assert self.features.needs_named_groups
+            return
+        with closing(subscriber):
+            assert not self.features.needs_named_groups
+            assert by_key(collect(subscriber, 10)) == expected(events)
 
     def test_what_was_acknowledged_does_not_come_again(self, transport: TransportUnderTest) -> None:
         """The next member goes on behind the last acknowledgement."""
@@ -365,7 +483,7 @@ class SubscriberContract:
             assert by_key(after) == expected(events[5:])
 
     def _filled(self, transport: TransportUnderTest, events: list[Envelope]) -> str:
-        with closing(transport.publisher(TIMEOUT)) as publisher:
+        with publishing(transport) as publisher:
             publish_all(publisher, events)
         return events[0].topic or ""
 

@@ -42,9 +42,18 @@ class ReceivingServer:
         self.status = 204
         self._is_silent = False
         self._changed = threading.Condition()
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._start(0)
+
+    def _start(self, port: int) -> None:
+        self._http = ThreadingHTTPServer(("127.0.0.1", port), self._handler())
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,))
         self._thread.start()
+
+    def restart(self) -> None:
+        """Begin again at the same address, with the messages that were kept."""
+        port = self._http.server_port
+        self.close()
+        self._start(port)
 
     @property
     def url(self) -> str:

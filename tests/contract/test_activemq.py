@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from outbox.testing import PublisherContract, SubscriberContract
+from outbox.testing import Features, PublisherContract, SubscriberContract
 from outbox.transports import activemq as transport_module
 from outbox.transports.activemq import receiving
 from tests.absence import skipped_unless_ci
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 GROUPS = [
     *("order", "outage", "dead", "round-trip", "kinds", "idle", "limit", "first", "second"),
-    *("again", "nack", "shared", "leaving"),
+    *("again", "nack", "shared", "leaving", "restart", "crash"),
 ]
 """All groups of the suite: their queues have to be there before something is published."""
 
@@ -55,6 +55,10 @@ class ActiveMqUnderTest:
         finally:
             self.server.resume()
 
+    def restart(self) -> None:
+        self.server.kill()
+        self.server.start()
+
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[ActiveMqServer]:
@@ -66,6 +70,13 @@ def server() -> Iterator[ActiveMqServer]:
 
 @pytest.mark.activemq
 class TestActiveMq(PublisherContract, SubscriberContract):
+    features = Features(
+        name="activemq",
+        delivery="at-least-once",
+        survives_restart=True,
+        needs_named_groups=True,
+    )
+
     @pytest.fixture
     def transport(
         self, server: ActiveMqServer, monkeypatch: pytest.MonkeyPatch
@@ -77,7 +88,9 @@ class TestActiveMq(PublisherContract, SubscriberContract):
 
 @pytest.mark.activemq
 class TestActiveMqQueue(PublisherContract, SubscriberContract):
-    """A queue has one group, so the test with two does not apply."""
+    features = Features(
+        name="activemq, queue", delivery="at-least-once", survives_restart=True, has_groups=False
+    )
 
     @pytest.fixture
     def transport(
@@ -85,5 +98,3 @@ class TestActiveMqQueue(PublisherContract, SubscriberContract):
     ) -> ActiveMqUnderTest:
         monkeypatch.setattr(receiving, "SHARE_SECONDS", 0.5)
         return ActiveMqUnderTest(server, destination="queue")
-
-    test_each_group_receives_everything = None  # type: ignore[assignment]  # see above

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from outbox.testing import PublisherContract, SubscriberContract
-from outbox.transport import TransactionalPublisher
+from outbox.testing import Features, PublisherContract, SubscriberContract
 from outbox.transports import kafka as transport_module
 from tests.absence import skipped_unless_ci
 from tools.servers import kafka
@@ -37,10 +36,7 @@ class KafkaUnderTest:
         return name
 
     def publisher(self, timeout: float) -> Publisher:
-        made = transport_module.publisher("route", self.options, timeout)
-        if isinstance(made, TransactionalPublisher):
-            made.take_over(uuid.uuid4().hex)
-        return made
+        return transport_module.publisher("route", self.options, timeout)
 
     def subscriber(self, group: str, topic: str) -> Subscriber:
         # A group belongs to one topic here, so that the tests of one broker do not meet.
@@ -54,6 +50,10 @@ class KafkaUnderTest:
         finally:
             self.server.resume()
 
+    def restart(self) -> None:
+        self.server.kill()
+        self.server.start()
+
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[KafkaServer]:
@@ -65,6 +65,10 @@ def server() -> Iterator[KafkaServer]:
 
 @pytest.mark.kafka
 class TestKafka(PublisherContract, SubscriberContract):
+    features = Features(
+        name="kafka, at-least-once", delivery="at-least-once", survives_restart=True
+    )
+
     @pytest.fixture
     def transport(self, server: KafkaServer) -> KafkaUnderTest:
         return KafkaUnderTest(server, "at-least-once")
@@ -72,6 +76,8 @@ class TestKafka(PublisherContract, SubscriberContract):
 
 @pytest.mark.kafka
 class TestKafkaExactlyOnce(PublisherContract, SubscriberContract):
+    features = Features(name="kafka", delivery="exactly-once", survives_restart=True)
+
     @pytest.fixture
     def transport(self, server: KafkaServer) -> KafkaUnderTest:
         return KafkaUnderTest(server, "exactly-once")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from outbox.errors import RecordRefusedError
-from outbox.testing import PublisherContract, SubscriberContract
+from outbox.testing import Features, PublisherContract, SubscriberContract
 from outbox.transports import memory
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ class MemoryUnderTest:
     oversize = 1_000_001
 
     def __init__(self, **options: Any) -> None:
-        self.options = memory.Options(broker=uuid.uuid4().hex, **options)
-        self.broker = self.options.make_broker()
+        self._given = options
+        self.restart()
 
     def topic(self) -> str:
         return "topic"
@@ -35,6 +35,11 @@ class MemoryUnderTest:
 
     def outage(self) -> AbstractContextManager[None]:
         return self.broker.outage()
+
+    def restart(self) -> None:
+        """Begin with an empty broker, as the next process does."""
+        self.options = memory.Options(broker=uuid.uuid4().hex, **self._given)
+        self.broker = self.options.make_broker()
 
 
 @contextmanager
@@ -50,6 +55,8 @@ def limited(transport: MemoryUnderTest) -> Iterator[MemoryUnderTest]:
 class TestMemory(PublisherContract, SubscriberContract):
     """The suite's members do not work while its one thread publishes: nobody is waited for."""
 
+    features = Features(name="memory, stored", delivery="at-least-once", survives_restart=False)
+
     @pytest.fixture
     def transport(self) -> Iterator[MemoryUnderTest]:
         with limited(MemoryUnderTest(published_when="stored", capacity=512)) as transport:
@@ -57,6 +64,8 @@ class TestMemory(PublisherContract, SubscriberContract):
 
 
 class TestMemoryThatWaitsUntilGroupsAreDone(PublisherContract):
+    features = Features(name="memory", delivery="at-least-once", survives_restart=False)
+
     @pytest.fixture
     def transport(self) -> Iterator[MemoryUnderTest]:
         with limited(MemoryUnderTest()) as transport:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from outbox.testing import PublisherContract, SubscriberContract
+from outbox.testing import Features, PublisherContract, SubscriberContract
 from outbox.transports import s3 as transport_module
 from tests.absence import skipped_unless_ci
 from tests.fix_s3 import new_bucket
@@ -47,6 +47,10 @@ class S3UnderTest:
         finally:
             self.server.resume()
 
+    def restart(self) -> None:
+        self.server.kill()
+        self.server.start()
+
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[S3Server]:
@@ -58,6 +62,8 @@ def server() -> Iterator[S3Server]:
 
 @pytest.mark.s3
 class TestS3(PublisherContract, SubscriberContract):
+    features = Features(name="s3, json", delivery="exactly-once", survives_restart=True)
+
     @pytest.fixture
     def transport(self, server: S3Server) -> S3UnderTest:
         return S3UnderTest(server)
@@ -65,6 +71,8 @@ class TestS3(PublisherContract, SubscriberContract):
 
 @pytest.mark.s3
 class TestS3Lines(PublisherContract, SubscriberContract):
+    features = Features(name="s3, jsonl", delivery="exactly-once", survives_restart=True)
+
     @pytest.fixture
     def transport(self, server: S3Server) -> S3UnderTest:
         return S3UnderTest(server, format="jsonl", compression="zstd", batch_events=10)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from outbox.errors import BrokerUnavailableError, DestinationRefusedError, HeldBackError
-from outbox.testing import PublisherContract, envelope
+from outbox.testing import Features, PublisherContract, envelope
 from outbox.transport import PUBLISHED, Dead, Retry
 from tests.webhook import LIMIT, Received, ReceivingServer, code, example
 
@@ -42,8 +42,13 @@ class WebhookUnderTest:
     def outage(self) -> AbstractContextManager[None]:
         return self.server.silence()
 
+    def restart(self) -> None:
+        self.server.restart()
+
 
 class TestWebhook(PublisherContract):
+    features = Features(name="webhook", delivery="at-least-once", survives_restart=True)
+
     @pytest.fixture
     def transport(self) -> Iterator[WebhookUnderTest]:
         with closing(ReceivingServer()) as server:
