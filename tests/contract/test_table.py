@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from outbox.testing import PublisherContract, SubscriberContract
+from outbox.errors import DestinationRefusedError
+from outbox.testing import (
+    PublisherContract,
+    SubscriberContract,
+    by_key,
+    collect,
+    expected,
+    numbered,
+    publish_all,
+)
+from outbox.transport import Retry
 from tests.table import code, example, make_tables
 
 if TYPE_CHECKING:
@@ -22,11 +32,10 @@ if TYPE_CHECKING:
 class TableUnderTest:
     oversize = 1_000_001
 
-    def __init__(self, file: Path) -> None:
-        make_tables(file)
+    def __init__(self, file: Path, **changed: float) -> None:
         self._file = file
         self._module = example()
-        self._options = self._module.Options(file=str(file))
+        self._options = self._module.Options(file=str(file), **changed)
 
     def topic(self) -> str:
         return uuid.uuid4().hex
@@ -50,7 +59,40 @@ class TableUnderTest:
 class TestTable(PublisherContract, SubscriberContract):
     @pytest.fixture
     def transport(self, tmp_path: Path) -> TableUnderTest:
-        return TableUnderTest(tmp_path / "events.db")
+        file = tmp_path / "events.db"
+        make_tables(file)
+        return TableUnderTest(file)
+
+
+def test_a_member_that_receives_no_more_is_given_up(tmp_path: Path) -> None:
+    file = tmp_path / "events.db"
+    make_tables(file)
+    transport = TableUnderTest(file, member_seconds=0.5)
+    events = numbered(transport.topic(), 12)
+    topic = events[0].topic or ""
+    with closing(transport.publisher(3.0)) as publisher:
+        publish_all(publisher, events)
+    with closing(transport.subscriber("g", topic)) as silent:
+        held = collect(silent, 12)
+        with closing(transport.subscriber("g", topic)) as heir:
+            assert not heir.receive(1, 0)
+            assert by_key(collect(heir, 12)) == expected(events)
+            silent.ack(held)
+        with closing(transport.subscriber("g", topic)) as third:
+            assert by_key(collect(third, 12)) == expected(events)
+
+
+def test_a_file_without_its_tables_needs_an_operator(tmp_path: Path) -> None:
+    transport = TableUnderTest(tmp_path / "events.db")
+    with closing(transport.publisher(3.0)) as publisher:
+        (outcome,) = publisher.publish(numbered("t", 1))
+    assert isinstance(outcome, Retry)
+    assert isinstance(outcome.error, DestinationRefusedError)
+    with (
+        closing(transport.subscriber("g", "t")) as subscriber,
+        pytest.raises(DestinationRefusedError, match="no such table: progress"),
+    ):
+        subscriber.receive(1, 0)
 
 
 def test_the_example_is_as_long_as_an_example_may_be() -> None:
