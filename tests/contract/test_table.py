@@ -15,7 +15,6 @@ from outbox.testing import (
     SubscriberContract,
     by_key,
     collect,
-    expected,
     numbered,
     publish_all,
 )
@@ -67,19 +66,33 @@ class TestTable(PublisherContract, SubscriberContract):
 def test_a_member_that_receives_no_more_is_given_up(tmp_path: Path) -> None:
     file = tmp_path / "events.db"
     make_tables(file)
-    transport = TableUnderTest(file, member_seconds=0.5)
-    events = numbered(transport.topic(), 12)
-    topic = events[0].topic or ""
-    with closing(transport.publisher(3.0)) as publisher:
-        publish_all(publisher, events)
+    transport = TableUnderTest(file, member_seconds=1.0)
+    topic = filled(transport)
     with closing(transport.subscriber("g", topic)) as silent:
         held = collect(silent, 12)
         with closing(transport.subscriber("g", topic)) as heir:
             assert not heir.receive(1, 0)
-            assert by_key(collect(heir, 12)) == expected(events)
+            assert by_key(collect(heir, 12)) == by_key(held)
             silent.ack(held)
         with closing(transport.subscriber("g", topic)) as third:
-            assert by_key(collect(third, 12)) == expected(events)
+            assert by_key(collect(third, 12)) == by_key(held)
+
+
+def test_what_was_acknowledged_in_an_outage_is_stored_after_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "events.db"
+    make_tables(file)
+    transport = TableUnderTest(file)
+    topic = filled(transport)
+    with closing(transport.subscriber("g", topic)) as subscriber:
+        deliveries = collect(subscriber, 12)
+        with transport.outage():
+            subscriber.ack(deliveries)
+        assert "to be settled later: " in caplog.text
+        assert not subscriber.receive(1, 0)
+    with closing(transport.subscriber("g", topic)) as heir:
+        assert not heir.receive(1, 0.2)
 
 
 def test_a_file_without_its_tables_needs_an_operator(tmp_path: Path) -> None:
@@ -93,6 +106,14 @@ def test_a_file_without_its_tables_needs_an_operator(tmp_path: Path) -> None:
         pytest.raises(DestinationRefusedError, match="no such table: progress"),
     ):
         subscriber.receive(1, 0)
+
+
+def filled(transport: TableUnderTest) -> str:
+    """Publish 12 events to a topic, and return its name."""
+    topic = transport.topic()
+    with closing(transport.publisher(3.0)) as publisher:
+        publish_all(publisher, numbered(topic, 12))
+    return topic
 
 
 def test_the_example_is_as_long_as_an_example_may_be() -> None:
