@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from tests.acceptance.cli import Program, insert, killed
-from tests.acceptance.test_transports import install
+from tests.acceptance.test_transports import declared, install
 from tests.pages import block, page
 from tests.table import MODULE, PAGE, code, make_tables
 from tests.waiting import eventually
@@ -17,7 +17,6 @@ from tests.waiting import eventually
 if TYPE_CHECKING:
     from pathlib import Path
 
-ENTRY_POINT = "[outbox.transports]\ntable = outbox_table\n"
 CONSUMER = """\
 import os, threading
 from pathlib import Path
@@ -41,7 +40,7 @@ def program(tmp_path: Path, sqlite_url: str) -> Program:
     """With the page's package, a route as the page has it, and a consumer of it."""
     site, file = tmp_path / "site", tmp_path / "events.db"
     site.mkdir()
-    install(site, MODULE, ENTRY_POINT, **{MODULE: code()})
+    install(site, MODULE, declared(MODULE), **{MODULE: code()})
     make_tables(file)
     with sa.create_engine(sqlite_url, poolclass=sa.NullPool).begin() as connection:
         connection.exec_driver_sql("CREATE TABLE effect (key TEXT, number INTEGER)")
