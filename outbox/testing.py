@@ -429,7 +429,10 @@ class SubscriberContract:
     def test_members_of_a_group_share_and_a_key_has_one_of_them(
         self, transport: TransportUnderTest
     ) -> None:
-        """Two members that both receive get everything once, each key at one of them."""
+        """Two members that both receive get everything once, each key at one of them.
+
+        That holds for what they acknowledge at once, and for what they keep.
+        """
         topic = transport.topic()
         first = transport.subscriber("shared", topic)
         second = transport.subscriber("shared", topic)
@@ -443,6 +446,12 @@ class SubscriberContract:
                 self._filled(transport, flow)
                 self._share((first, second), shares, len(events))
             assert all(shares)
+            kept: list[list[Delivery]] = [[], []]
+            more = numbered(topic, 60, keys=20, first=len(events))
+            self._filled(transport, more)
+            self._share((first, second), kept, len(more), acknowledging=False)
+            assert by_key(kept[0] + kept[1]) == expected(more)
+            assert not by_key(kept[0]).keys() & by_key(kept[1]).keys()
         arrived = by_key(shares[0] + shares[1])
         assert {key: sorted(data) for key, data in arrived.items()} == {
             key: sorted(data) for key, data in expected(events).items()
@@ -488,14 +497,20 @@ class SubscriberContract:
         return events[0].topic or ""
 
     def _share(
-        self, members: tuple[Subscriber, Subscriber], shares: list[list[Delivery]], count: int
+        self,
+        members: tuple[Subscriber, Subscriber],
+        shares: list[list[Delivery]],
+        count: int,
+        *,
+        acknowledging: bool = True,
     ) -> None:
         deadline = time.monotonic() + _PATIENCE
         while sum(map(len, shares)) < count and time.monotonic() < deadline:
             for member, share in zip(members, shares, strict=True):
                 deliveries = member.receive(100, 0.1)
                 share.extend(deliveries)
-                member.ack(deliveries)
+                if acknowledging:
+                    member.ack(deliveries)
 
 
 def publish_all(publisher: Publisher, batch: Sequence[Envelope]) -> None:

@@ -45,9 +45,10 @@ def install(folder: Path, package: str, entry_points: str, **modules: str) -> No
     (info / "entry_points.txt").write_text(entry_points)
 
 
-def declared() -> str:
+def declared(module: str) -> str:
     """Return what the page's pyproject.toml declares, as it stands in an installed package."""
-    groups = tomllib.loads(block(page(PAGE), "toml", "entry-points"))["project"]["entry-points"]
+    found = tomllib.loads(block(page(PAGE), "toml", f'= "{module}"'))
+    groups = found["project"]["entry-points"]
     lines = []
     for group, points in groups.items():
         lines += [f"[{group}]", *[f"{name} = {value}" for name, value in points.items()]]
@@ -65,7 +66,7 @@ def program(tmp_path: Path, sqlite_url: str, server: ReceivingServer) -> Program
     """With the package of the page, and a route that uses it as the page says."""
     site = tmp_path / "site"
     site.mkdir()
-    install(site, MODULE, declared(), **{MODULE: code()})
+    install(site, MODULE, declared(MODULE), **{MODULE: code()})
     route = block(page(PAGE), "toml", "routes.crm").replace(
         "https://crm.example.com/events", server.url
     )
