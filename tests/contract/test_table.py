@@ -11,6 +11,7 @@ import pytest
 
 from outbox.errors import DestinationRefusedError
 from outbox.testing import (
+    Features,
     PublisherContract,
     SubscriberContract,
     by_key,
@@ -54,8 +55,13 @@ class TableUnderTest:
             locking.execute("BEGIN EXCLUSIVE")
             yield
 
+    def restart(self) -> None:
+        """A file has no process of its own."""
+
 
 class TestTable(PublisherContract, SubscriberContract):
+    features = Features(name="table", delivery="at-least-once", survives_restart=True)
+
     @pytest.fixture
     def transport(self, tmp_path: Path) -> TableUnderTest:
         file = tmp_path / "events.db"
