@@ -80,6 +80,8 @@ MEASUREMENTS: Final[dict[str, Measurement]] = {
     "fanout": Measurement(
         ["-m", "benchmarks.fanout"], quick=["--rounds=1", "--rows=2000", "--seconds=0.2"]
     ),
+    "transports": Measurement(["-m", "benchmarks.transports"], quick=["--rounds=1", "--rows=300"]),
+    "s3": Measurement(["-m", "benchmarks.s3"], quick=["--rounds=1", "--events=100"]),
     "ring": Measurement(["-m", "benchmarks.ring"], quick=["--rounds=1", "--items=5000"]),
 }
 """By the name of the report."""

@@ -2,7 +2,8 @@
 
 The folder holds the reports as JSON (build/bench, where `make bench` leaves them). Between the
 markers `<!-- figures: NAME -->` and `<!-- end -->` stands what this program wrote; everything else
-on the page is written by hand. Pictures are made anew beside the page.
+on the page is written by hand. Pictures are made anew beside the page. The matrix of
+docs/guide/transports.md is written in the same way.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from benchmarks import targets
+from benchmarks.matrix import matrix
 from benchmarks.pictures import PICTURES
 from outbox.bench.tables import machine_line, tables
 
@@ -25,11 +27,14 @@ if TYPE_CHECKING:
 
 ROOT: Final = Path(__file__).parents[1]
 PAGE: Final = ROOT / "docs" / "performance.md"
+GUIDE: Final = ROOT / "docs" / "guide" / "transports.md"
 FOLDER: Final = ROOT / "build" / "bench"
 SUMMARY: Final = "summary.json"
 """For scripts; all of it is in the reports."""
 TARGETS: Final = "targets"
 """The name of the section that is made of all reports."""
+MATRIX: Final = "matrix"
+"""The name of the section that is made of what the contract suite declares, and a report."""
 MARKED: Final = re.compile(r"(<!-- figures: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -37,13 +42,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.page", description=__doc__)
     parser.add_argument("folder", nargs="?", type=Path, default=FOLDER)
     parser.add_argument("--page", type=Path, default=PAGE)
+    parser.add_argument("--guide", type=Path, default=GUIDE)
     options = parser.parse_args()
     reports = read(options.folder)
     if not reports:
         print(f"error: there are no reports in {options.folder}: run `make bench`", file=sys.stderr)
         return 1
     page: Path = options.page
-    page.write_text(filled(page.read_text(), reports))
+    for each in (page, options.guide):
+        each.write_text(filled(each.read_text(), reports))
     pictures = page.with_name("pictures")
     pictures.mkdir(exist_ok=True)
     for name, (report, draw) in PICTURES.items():
@@ -67,6 +74,8 @@ def filled(page: str, reports: Mapping[str, Any]) -> str:
         begin, name, end = match.groups()
         if name == TARGETS:
             return f"{begin}{markdown(targets.table(reports))}{end}"
+        if name == MATRIX:
+            return f"{begin}{guarantees(reports.get('transports'))}{end}"
         return f"{begin}{figures(reports[name])}{end}" if name in reports else match[0]
 
     return MARKED.sub(section, page)
@@ -74,9 +83,17 @@ def filled(page: str, reports: Mapping[str, Any]) -> str:
 
 def figures(report: Mapping[str, Any]) -> str:
     """Write the tables of one report, and where they come from, in Markdown."""
-    parts = [markdown(table) for table in tables(report)]
-    day = report["started_at"][:10]
-    return "\n".join([*parts, f"Measured on {day}: {machine_line(report)}.\n"])
+    return "\n".join([*(markdown(table) for table in tables(report)), _origin(report)])
+
+
+def _origin(report: Mapping[str, Any]) -> str:
+    return f"Measured on {report['started_at'][:10]}: {machine_line(report)}.\n"
+
+
+def guarantees(report: Mapping[str, Any] | None) -> str:
+    """Write the matrix of transports, and where its figures come from where there are some."""
+    shown = markdown(matrix(report))
+    return shown if report is None else f"{shown}\n{_origin(report)}"
 
 
 def markdown(table: Table) -> str:

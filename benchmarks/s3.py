@@ -13,25 +13,30 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
+from benchmarks.show import tell
+from outbox.bench.machine import machine
+from outbox.bench.report import Series, report
+from outbox.bench.rounds import taken
 from outbox.envelope import Envelope, new_id
 from outbox.transport import PUBLISHED
 from outbox.transports import s3 as transport
 from outbox.transports.s3.client import make_client
 from outbox.transports.s3.event import encode
-from tools.buckets import options_of
+from tools.buckets import options_of, plain_client
 from tools.servers import s3
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from outbox.bench.report import Figures
     from outbox.transports.s3 import Options
 
 TIMEOUT = 60.0
@@ -87,40 +92,44 @@ def published(options: Options, batch: Sequence[Envelope]) -> float:
     return seconds
 
 
+def measure(url: str, *, count: int, rounds: int) -> Series:
+    """Let the two take turns in one bucket; the first turns only warm up."""
+    options = _options(url)
+
+    def turn(store: Callable[[Options, Sequence[Envelope]], float]) -> Figures:
+        batch = events(count)
+        return {"events_per_second": count / store(options, batch)}
+
+    turns = {"boto3": partial(turn, bare), "publisher": partial(turn, published)}
+    return Series(
+        kind="s3",
+        where={"events": count, "threads": options.concurrency},
+        rounds=[taken(turns, number) for number in range(rounds + 1)][1:],
+        ratios=("events_per_second",),
+    )
+
+
 def main() -> None:
     """Measure, and print a table or JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--count", type=int, default=1_000, help="events of one turn")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--events", type=int, default=2_000, help="of one turn")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--note", default="", help="kept with the figures")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
+    started_at = datetime.now(UTC).isoformat()
     with ExitStack() as stack:
         url = os.environ.get("OUTBOX_TEST_S3") or stack.enter_context(s3()).url()
-        options = _options(url)
-        rounds: list[dict[str, Any]] = []
-        for number in range(arguments.rounds + 1):
-            batch = events(arguments.count)
-            loop, own = bare(options, batch), published(options, batch)
-            if number:  # the first turns only warm up
-                rounds.append({"bare": len(batch) / loop, "outbox": len(batch) / own})
-    for each in rounds:
-        each["ratio"] = each["outbox"] / each["bare"]
-    ratio = statistics.median(each["ratio"] for each in rounds)
-    if arguments.json:
-        print(
-            json.dumps({"kind": "s3", "count": arguments.count, "rounds": rounds, "ratio": ratio})
-        )
-        return
-    print("objects/s   bare boto3    outbox    ratio")
-    for number, each in enumerate(rounds, 1):
-        print(f"round {number}    {each['bare']:10.0f}{each['outbox']:10.0f}{each['ratio']:9.2f}")
-    print(f"median ratio {ratio:.2f}")
+        series = measure(url, count=arguments.events, rounds=arguments.rounds)
+    told = report(
+        "s3", started_at=started_at, machine=machine(), note=arguments.note, series=[series]
+    )
+    tell(told, as_json=arguments.json)
 
 
 def _options(url: str) -> Options:
     options = transport.Options.model_validate(options_of(url, f"bench-{uuid.uuid4().hex}"))
-    with closing(make_client(options, connect_seconds=5, read_seconds=30)) as client:
-        client.create_bucket(Bucket=options.bucket)
+    plain_client(url).create_bucket(Bucket=options.bucket)
     return options
 
 

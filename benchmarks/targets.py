@@ -81,6 +81,7 @@ def targets(reports: Reports) -> list[Target]:
         *_latency(reports),
         *_idle(reports),
         *_application(reports),
+        *_s3(reports),
         *_ring(reports),
     ]
 
@@ -171,6 +172,12 @@ def _application(reports: Reports) -> Iterator[Target]:
         series = _series(reports, "consume", "consume", **{"from": source})
         found = _value(series, "worker", "ratio", "messages_per_second", "by hand")
         yield _least(f"messages/s of by hand: worker, from {source}", 0.8, found)
+
+
+def _s3(reports: Reports) -> Iterator[Target]:
+    series = _series(reports, "s3", "s3")
+    found = _value(series, "publisher", "ratio", "events_per_second", "boto3")
+    yield _least("events/s of boto3: publisher of S3", 0.8, found)
 
 
 def _ring(reports: Reports) -> Iterator[Target]:

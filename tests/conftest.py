@@ -10,6 +10,9 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+# Its assertions say what they compared, as those of tests do.
+pytest.register_assert_rewrite("outbox.testing")
+
 pytest_plugins = [
     "tests.fix_sqlite",
     "tests.fix_postgres",

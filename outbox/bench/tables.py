@@ -187,6 +187,18 @@ COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
         Column("rows/s", _median("rows_per_second")),
         Column("of alone", _ratio("rows_per_second", "alone")),
     ],
+    "transports": [
+        CONTENDER,
+        Column("rows", _where("rows")),
+        Column("published/s", _median("published_per_second")),
+        Column("received/s", _median("received_per_second")),
+    ],
+    "s3": [
+        CONTENDER,
+        Column("events", _where("events")),
+        Column("events/s", _median("events_per_second")),
+        Column("of boto3", _ratio("events_per_second", "boto3")),
+    ],
     "ring": [
         CONTENDER,
         Column("consumers", _where("consumers")),

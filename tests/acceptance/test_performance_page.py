@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from benchmarks.__main__ import MEASUREMENTS
-from benchmarks.page import MARKED, PAGE, ROOT, SUMMARY
+from benchmarks.page import GUIDE, MARKED, PAGE, ROOT, SUMMARY
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,8 +39,11 @@ def test_every_figure_and_picture_of_the_page_comes_out_of_the_measurements(
     assert {path.stem for path in folder.glob("*.json")} == {*names, "summary"}
     shutil.copy(folder / "emit.json", folder / f"{OF_ANOTHER_PYTHON}.json")
 
+    guide = tmp_path / "transports.md"
     shutil.copy(PAGE, page)
-    run("benchmarks.page", str(folder), "--page", str(page))
+    shutil.copy(GUIDE, guide)
+    run("benchmarks.page", str(folder), "--page", str(page), "--guide", str(guide))
+    assert re.search(r"^\| memory \|.*\| [\d,]+ \| [\d,]+ \|$", guide.read_text(), re.MULTILINE)
     text = page.read_text()
     sections = {match[2]: match[0].splitlines()[1:-1] for match in MARKED.finditer(text)}
     assert sections.keys() == {*MEASUREMENTS, "targets"}
