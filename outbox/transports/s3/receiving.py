@@ -261,7 +261,8 @@ class S3Subscriber:
         except ValueError as exc:
             log.error("a damaged object", extra={"error": str(exc)})  # noqa: TRY400  # its text says it
             return [stored]
-        return body.split(b"\n")
+        # Lines all end; an object that is one event does not, and its data may have line breaks.
+        return body.split(b"\n") if body.endswith(b"\n") else [body]
 
     def _delivery(self, event: Found, lines: list[bytes] | None) -> Delivery:
         topic = event.partition.topic
