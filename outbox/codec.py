@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 PREFIX: Final = "ce_"
 """What an attribute's header begins with."""
 
+REPLAY: Final = "outbox-replay"
+"""Header of every event that a replay sends again; its value is when the replay began."""
+
 EXTENSIONS: Final = {
     "dataschema": "dataschema",
     "correlationid": "correlation_id",

@@ -197,6 +197,6 @@ def _routes(settings: Settings) -> Iterator[Finding]:
         except OutboxError as exc:
             yield Finding(f"route {name}", "failed", str(exc))
         else:
-            answers = ", and the broker lets this client in" if is_asked else ""
+            answers = ", and the destination lets this client in" if is_asked else ""
             found = f"its settings for {route.transport} are valid{answers}"
             yield Finding(f"route {name}", "ok", found)

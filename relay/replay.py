@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from outbox.codec import from_row, time_text
+from outbox.codec import REPLAY, from_row, time_text
 from outbox.errors import HeldBackError
 from outbox.retry import BackOff
 from outbox.rows import Rows
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from outbox.settings import RouteSettings
     from outbox.transport import Publisher
 
-HEADER: Final = "outbox-replay"
-"""Of every event that is sent again; its value is when the replay began, the same for all."""
 PAGE: Final = 500
 """Events that are published at once, at most."""
 PAGES_A_SECOND: Final = 4
@@ -69,13 +67,18 @@ class Replay:
         settings: RouteSettings,
         selection: Selection,
         rate: float | None,
+        source: str,
     ) -> None:
-        """`rate` is in events a second; None is as fast as the broker takes them."""
+        """`rate` is in events a second; None is as fast as the broker takes them.
+
+        `source` is for events that have none, as it is when the relay sends them.
+        """
         self._engine = engine
         self._route = route
         self._settings = settings
         self._selection = selection
         self._rate = rate
+        self._source = source
         self._filter = EventFilter(settings.types, settings.where)
         self._mark = time_text(datetime.now(UTC))
         self.progress = Progress(sequence=selection.after or 0)
@@ -126,7 +129,8 @@ class Replay:
             yield Rows.of(found)
 
     def _marked(self, envelope: Envelope) -> Envelope:
-        return replace(envelope, headers={**envelope.headers, HEADER: self._mark})
+        headers = {**envelope.headers, REPLAY: self._mark}
+        return replace(envelope, source=envelope.source or self._source, headers=headers)
 
     def _publish(self, publisher: Publisher, batch: Sequence[Envelope]) -> Sequence[Envelope]:
         """Publish once; return what is to be tried again."""

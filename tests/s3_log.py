@@ -24,7 +24,7 @@ def listed(bucket: Bucket) -> dict[str, list[str]]:
     found: dict[str, list[str]] = defaultdict(list)
     for key in bucket.object_keys("_log/"):
         entry = json.loads(bucket.read(key))
-        lines = [unpacked(name, bucket.read(name)).splitlines() for name, _size in entry["objects"]]
+        lines = [_events(name, bucket.read(name)) for name, _size in entry["objects"]]
         for _topic, number, line, _hash in entry["events"]:
             event = json.loads(lines[number][line])
             found[event.get("partitionkey", "")].append(event["id"])
@@ -36,5 +36,11 @@ def stored(bucket: Bucket) -> list[str]:
     return sorted(
         json.loads(line)["id"]
         for key in bucket.data_keys()
-        for line in unpacked(key, bucket.read(key)).splitlines()
+        for line in _events(key, bucket.read(key))
     )
+
+
+def _events(key: str, body: bytes) -> list[bytes]:
+    """Return the events of an object: one in several lines, or one in each."""
+    whole = unpacked(key, body)
+    return whole.splitlines() if ".jsonl" in key else [whole]

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+DENIED = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
 SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Reduce your request rate.</Message></Error>"
 
 
@@ -24,6 +25,10 @@ class Proxy:
     endpoint_url: str
     refuses: Callable[[str, str], bool] = field(default=lambda _method, _path: False)
     """By method and path; those are answered 503 SlowDown."""
+    denies: Callable[[str, str], bool] = field(default=lambda _method, _path: False)
+    """By method and path; those are answered 403 AccessDenied."""
+    ignores_digests: bool = False
+    """Whether a client is told that a write went through whose digest was wrong."""
     ignores_conditions: bool = False
     """Whether a client is told that a conditional write went through that did not."""
     loses: Callable[[str, str], bool] = field(default=lambda _method, _path: False)
@@ -32,6 +37,12 @@ class Proxy:
     seen: list[tuple[str, str]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     """Of the same requests, by names in lower case."""
+
+    def hides(self, status: int, content: bytes) -> bool:
+        """Tell whether a client hears of success although the server has refused."""
+        if status == HTTPStatus.PRECONDITION_FAILED:
+            return self.ignores_conditions
+        return self.ignores_digests and b"BadDigest" in content
 
 
 @contextmanager
@@ -50,6 +61,9 @@ def proxy(server_url: str) -> Iterator[Proxy]:  # noqa: C901  # a handler and wh
                 state.refused += 1
                 self.answer(503, [], SLOW_DOWN)
                 return
+            if state.denies(self.command, self.path):
+                self.answer(403, [], DENIED)
+                return
             connection = http.client.HTTPConnection(server.hostname or "", server.port, timeout=30)
             connection.request(self.command, self.path, body, dict(self.headers))
             answer = connection.getresponse()
@@ -57,7 +71,7 @@ def proxy(server_url: str) -> Iterator[Proxy]:  # noqa: C901  # a handler and wh
             connection.close()
             if state.loses(self.command, self.path):
                 self.close_connection = True
-            elif state.ignores_conditions and answer.status == HTTPStatus.PRECONDITION_FAILED:
+            elif state.hides(answer.status, content):
                 self.answer(HTTPStatus.OK, [], b"")
             else:
                 self.answer(answer.status, answer.getheaders(), content)

@@ -69,7 +69,8 @@ def replay(
     # What lies behind the route's position it sends anyway.
     until = int(position["floor"])
     selection = Selection(type_glob=type_glob, key=key, since=since, after=after, until=until)
-    made = Replay(run.engine, route, run.settings.route(route), selection, rate)
+    settings = run.settings
+    made = Replay(run.engine, route, settings.route(route), selection, rate, settings.source)
     count = made.count()
     what = f"{counted(count, 'event')} again, but for those that the route leaves out"
     if count == 0 or dry_run:

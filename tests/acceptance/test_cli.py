@@ -16,9 +16,9 @@ import sqlalchemy as sa
 from confluent_kafka import Consumer, TopicPartition
 
 from outbox import dead_letter
+from outbox.codec import REPLAY
 from outbox.dead_letter import Failure, Filter, Status
 from outbox.table import outbox_checkpoint, outbox_event
-from relay.replay import HEADER
 from tests.acceptance.cli import Program, envelope, insert, set_aside
 from tests.waiting import eventually
 
@@ -325,8 +325,10 @@ def test_chosen_events_are_sent_again_with_a_mark(
     assert code == 0
     assert "6/6" in shown
     records = read_topic(bootstrap_servers, topic, 6 + 3 + 6)
-    marked = [HEADER in dict(record.headers() or ()) for record in records]
+    marked = [REPLAY in dict(record.headers() or ()) for record in records]
     assert marked == [False] * 6 + [True] * 9
+    sources = {dict(record.headers() or ())["ce_source"] for record in records}
+    assert len(sources) == 1
     types = [dict(record.headers() or ())["ce_type"] for record in records[6:9]]
     assert types == [b"shop.order.paid"] * 3
     assert "route kafka: 1 published" in printed(program.run("relay", "--drain"))

@@ -19,7 +19,8 @@ from outbox.transport import PUBLISHED, Dead, Retry
 from outbox.transports import activemq
 from tests.absence import skipped_unless_ci
 from tools.servers import activemq as run_activemq
-from tools.servers.activemq import JARS, find_openssl, make_certificate, make_trust
+from tools.servers.activemq import JARS
+from tools.servers.certificates import find_openssl, make_certificate, make_trust
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

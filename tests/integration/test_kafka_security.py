@@ -196,7 +196,7 @@ def test_the_right_settings_serve_both_guarantees_and_workers(
         assert "3 known already" in consumed.stdout
     examined = without_secrets(user.run("doctor"))
     assert examined.returncode == 0, examined.stdout
-    assert examined.stdout.count("and the broker lets this client in") == 4
+    assert examined.stdout.count("and the destination lets this client in") == 4
 
 
 def test_each_mistake_is_told_wherever_an_operator_looks(

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import sqlalchemy as sa
 
+from outbox.codec import REPLAY
 from outbox.errors import RecordRefusedError
 from outbox.selection import Selection
 from outbox.settings import RouteSettings
 from outbox.table import outbox_event
 from outbox.transports.memory import MemoryBroker
-from relay.replay import HEADER, Replay
+from relay.replay import Replay
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from relay.replay import Progress
 
 TOPIC = "shop.order"
+SOURCE = "/shop"
 
 
 @dataclass
@@ -55,7 +57,7 @@ class World:
 
     def replay(self, rate: float | None = None, **selection: Any) -> Replay:
         settings = RouteSettings.model_validate(self.route)
-        return Replay(self.engine, "m", settings, Selection(**selection), rate)
+        return Replay(self.engine, "m", settings, Selection(**selection), rate, SOURCE)
 
     def run(self, rate: float | None = None, **selection: Any) -> Progress:
         made = self.replay(rate, **selection)
@@ -122,7 +124,9 @@ def test_what_is_sent_again_is_the_same_but_for_one_header(on_sqlite: World) -> 
         ids = {str(row.id).encode() for row in rows}
     assert {each["ce_id"] for each in headers} == ids
     assert {each["tenant"] for each in headers} == {b"a"}
-    (mark,) = {each[HEADER] for each in headers}
+    # Their producer set none, so it is the one of the settings.
+    assert {each["ce_source"] for each in headers} == {SOURCE.encode()}
+    (mark,) = {each[REPLAY] for each in headers}
     assert mark is not None
     assert mark.startswith(b"20")
 

@@ -74,6 +74,15 @@ def test_a_member_that_dies_is_replaced_and_its_unacknowledged_events_come_again
     dead.close()
 
 
+@pytest.mark.parametrize("compression", ["none", "gzip"])
+def test_data_with_line_breaks_arrives_as_it_was_emitted(bucket: Bucket, compression: str) -> None:
+    data = [b'{\n "a": 1,\n "b": [2,\r\n3]\n}\n', b"\n\n{}", b"no JSON\n\n", b""]
+    fill(bucket, [envelope("t", data=each) for each in data], compression=compression)
+    with closing(member(bucket, "g")) as subscriber:
+        deliveries = collect(subscriber, 4)
+    assert sorted(delivery.message.data for delivery in deliveries) == sorted(data)
+
+
 def by_id(deliveries: Sequence[Delivery]) -> set[str]:
     return {decoded(delivery).id for delivery in deliveries}
 

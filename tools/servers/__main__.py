@@ -20,7 +20,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from tools.servers.activemq import JARS as ACTIVEMQ_JARS
-from tools.servers.activemq import activemq, find_openssl
+from tools.servers.activemq import activemq
+from tools.servers.certificates import find_openssl
 from tools.servers.clock import find_faketime
 from tools.servers.kafka import JARS as KAFKA_JARS
 from tools.servers.kafka import kafka

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
-import subprocess
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from xml.sax.saxutils import quoteattr
 
+from tools.servers.certificates import STORE_PASSWORD
 from tools.servers.maven import Jars, find_java
-from tools.servers.process import LOOPBACK, Server, ServerAbsentError, ServerError
+from tools.servers.process import LOOPBACK, Server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 JARS = Jars("activemq")
 """15 MB."""
-STORE_PASSWORD: Final = "changeit"  # noqa: S105  # it protects a certificate of one test
 _JVM = ("-Xmx512M", "-XX:+UseSerialGC", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn")
 
 
@@ -116,51 +114,6 @@ def _tls(keys: Path, trusted: Path | None) -> str:
         for name, path in stores
     )
     return f"<sslContext><sslContext {values}/></sslContext>"
-
-
-def find_openssl() -> str:
-    """Return the path of `openssl`; raise `ServerAbsentError` if it is not on PATH."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        raise ServerAbsentError(
-            "openssl is not on PATH; install it (Debian: apt-get install openssl)"
-        )
-    return openssl
-
-
-def make_certificate(folder: Path, name: str) -> tuple[Path, Path]:
-    """Make a key pair whose certificate, for loopback, is signed by itself.
-
-    Return the PKCS#12 file for Java, and the certificate and key as one PEM file.
-    """
-    store, pem = folder / f"{name}.p12", folder / f"{name}.pem"
-    _run(
-        *(find_openssl(), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30"),
-        *("-subj", f"/CN={name}", "-addext", f"subjectAltName=IP:{LOOPBACK}"),
-        *("-keyout", str(pem), "-out", f"{pem}.crt"),
-    )
-    pem.write_text(pem.read_text() + Path(f"{pem}.crt").read_text())
-    _run(
-        *(find_openssl(), "pkcs12", "-export", "-in", str(pem), "-out", str(store)),
-        *("-name", name, "-passout", f"pass:{STORE_PASSWORD}"),
-    )
-    return store, pem
-
-
-def make_trust(folder: Path, name: str, certificate: Path) -> Path:
-    """Make a PKCS#12 file with which Java trusts a certificate."""
-    store = folder / f"{name}-trust.p12"
-    _run(
-        *("keytool", "-importcert", "-noprompt", "-alias", name, "-file", f"{certificate}.crt"),
-        *("-keystore", str(store), "-storetype", "PKCS12", "-storepass", STORE_PASSWORD),
-    )
-    return store
-
-
-def _run(*command: str) -> None:
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise ServerError(f"{command[0]} failed:\n{done.stdout}{done.stderr}")
 
 
 @contextmanager

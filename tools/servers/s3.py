@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import http.client
+import ssl
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from tools.servers.certificates import STORE_PASSWORD
 from tools.servers.maven import Jars, find_java
 from tools.servers.process import LOOPBACK, Server
 
@@ -33,19 +35,21 @@ class S3Server(Server):
     """A server with one pair of keys; buckets are folders.
 
     `If-None-Match: *` of a PUT is honoured, and
-    atomic; `If-Match` is honoured, but writers that race may all succeed.
+    atomic; `If-Match` is honoured, but writers that race may all succeed. With `keys`, a PKCS#12
+    file, the port speaks TLS.
     """
 
     name = "the S3 server"
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, keys: Path | None) -> None:
         super().__init__(folder)
+        self._is_encrypted = keys is not None
         data = folder / "data"
         data.mkdir()
         self._logback = folder / "logback.xml"
         self._logback.write_text(_LOGBACK)
         properties = {
-            "s3proxy.endpoint": self.endpoint_url,
+            "s3proxy.secure-endpoint" if keys else "s3proxy.endpoint": self.endpoint_url,
             "s3proxy.authorization": "aws-v2-or-v4",
             "s3proxy.identity": ACCESS_KEY,
             "s3proxy.credential": SECRET_KEY,
@@ -56,6 +60,9 @@ class S3Server(Server):
             "jclouds.credential": "",
             "jclouds.filesystem.basedir": str(data),
         }
+        if keys is not None:
+            properties["s3proxy.keystore-path"] = str(keys)
+            properties["s3proxy.keystore-password"] = STORE_PASSWORD
         self._settings = folder / "s3proxy.properties"
         self._settings.write_text(
             "".join(f"{name}={value}\n" for name, value in properties.items())
@@ -63,11 +70,11 @@ class S3Server(Server):
 
     @property
     def endpoint_url(self) -> str:
-        return f"http://{self.address}"
+        return f"http{'s' if self._is_encrypted else ''}://{self.address}"
 
     def url(self) -> str:
         """Return the address with the keys in it, as OUTBOX_TEST_S3 has them."""
-        return f"http://{ACCESS_KEY}:{SECRET_KEY}@{LOOPBACK}:{self.port}"
+        return self.endpoint_url.replace("//", f"//{ACCESS_KEY}:{SECRET_KEY}@")
 
     def _command(self) -> Sequence[str | Path]:
         return [
@@ -76,7 +83,14 @@ class S3Server(Server):
         ]
 
     def _is_ready(self) -> bool:
-        connection = http.client.HTTPConnection(LOOPBACK, self.port, timeout=2)
+        connection: http.client.HTTPConnection
+        if self._is_encrypted:
+            context = ssl._create_unverified_context()  # noqa: S323, SLF001  # nothing is told there
+            connection = http.client.HTTPSConnection(
+                LOOPBACK, self.port, timeout=2, context=context
+            )
+        else:
+            connection = http.client.HTTPConnection(LOOPBACK, self.port, timeout=2)
         try:
             connection.request("GET", "/")
             return connection.getresponse().status < http.client.INTERNAL_SERVER_ERROR
@@ -87,14 +101,14 @@ class S3Server(Server):
 
 
 @contextmanager
-def s3() -> Iterator[S3Server]:
-    """Run a new server without buckets in a temporary folder until the block ends.
+def s3(*, keys: Path | None = None) -> Iterator[S3Server]:
+    """Run a new server without buckets in a temporary folder until the block ends; see `S3Server`.
 
     Raises `ServerAbsentError` where Java or the jars are missing, and `ServerError` if the server
     does not start.
     """
     with tempfile.TemporaryDirectory(prefix="outbox-s3-", ignore_cleanup_errors=True) as path:
-        server = S3Server(Path(path))
+        server = S3Server(Path(path), keys=keys)
         try:
             server.start()
             yield server

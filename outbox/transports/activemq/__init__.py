@@ -6,8 +6,10 @@ failures are described in `docs/guide/activemq.md`.
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
+from outbox.transports.activemq.dialling import Dialler
 from outbox.transports.activemq.options import Options
 from outbox.transports.activemq.publishing import ActiveMqPublisher
 from outbox.transports.activemq.receiving import ActiveMqSubscriber
@@ -34,3 +36,12 @@ def subscriber(
 def topic_of(options: Options, event_type: str) -> str | None:
     """Return the topic of an event type; None where the template needs more than the type."""
     return TopicTemplate(options.topic).topic_of(event_type)
+
+
+def probe(route: str, options: Options, timeout: float) -> None:
+    """Return once a broker has let this route in; see `ProbedTransport.probe`.
+
+    Rights are not looked at: topics depend on the events, and a broker tells only whoever sends
+    one there, or makes a queue.
+    """
+    Dialler(route, options).connect(time.monotonic() + timeout).close()

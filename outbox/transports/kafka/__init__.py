@@ -47,7 +47,7 @@ def topic_of(options: Options, event_type: str) -> str | None:
 
 
 def probe(route: str, options: Options, timeout: float) -> None:
-    """Return once a broker has let a producer of this route in; see `SendingTransport.probe`.
+    """Return once a broker has let a producer of this route in; see `ProbedTransport.probe`.
 
     Rights are not looked at, because topics depend on the events.
     """

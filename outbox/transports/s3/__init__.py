@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from outbox.transports.s3.options import Options
+from outbox.transports.s3.probing import look
 from outbox.transports.s3.publishing import S3Publisher
 from outbox.transports.s3.receiving import S3Subscriber
 from outbox.transports.topic import TopicTemplate
@@ -34,3 +35,12 @@ def subscriber(route: str, options: Options, group: str, topics: Sequence[str]) 
 def topic_of(options: Options, event_type: str) -> str | None:
     """Return the topic of an event type; None where the template needs more than the type."""
     return TopicTemplate(options.topic).topic_of(event_type)
+
+
+def probe(route: str, options: Options, timeout: float) -> None:
+    """Return where a relay could publish to the bucket; see `ProbedTransport.probe`.
+
+    Nothing is left there. Whether a key for encryption may be used, only storing an object tells.
+    """
+    del route
+    look(options, timeout)

@@ -2,10 +2,11 @@
 
     {"version": 1, "nonce": "…", "identity": "…", "progress": "…", "latest": {"…": 41},
      "topics": ["shop.order"], "objects": [["shop.order.placed/…/….json", 311]],
-     "events": [[0, 0, 0, 2829192]]}
+     "events": [[0, 0, 0, 2829192]], "replayed": {"2026-05-01T12:00:00Z": [0]}}
 
 An event is four numbers: its topic, its object, its line there, and the CRC-32 of its partition
 key. `latest` says for each route that ever wrote to the log which entry has its last progress.
+`replayed`, where there is such a thing, has the places of events that a replay sent again.
 """
 
 from __future__ import annotations
@@ -48,22 +49,26 @@ class Entry:
     objects: Sequence[tuple[str, int]] = ()
     """Key below the prefix, and bytes as stored."""
     events: Sequence[Listed] = ()
+    replayed: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """Places in `events`, by the mark of the replay that sent them again. The mark is no part of
+    an object, which may be listed by an earlier entry as well."""
 
     def to_bytes(self) -> bytes:
         """Write it as JSON."""
         progress = None if self.progress is None else base64.b64encode(self.progress).decode()
-        return orjson.dumps(
-            {
-                "version": VERSION,
-                "nonce": self.nonce,
-                "identity": self.identity,
-                "progress": progress,
-                "latest": dict(self.latest),
-                "topics": self.topics,
-                "objects": self.objects,
-                "events": [tuple(event) for event in self.events],
-            }
-        )
+        content = {
+            "version": VERSION,
+            "nonce": self.nonce,
+            "identity": self.identity,
+            "progress": progress,
+            "latest": dict(self.latest),
+            "topics": self.topics,
+            "objects": self.objects,
+            "events": [tuple(event) for event in self.events],
+        }
+        if self.replayed:
+            content["replayed"] = dict(self.replayed)
+        return orjson.dumps(content)
 
 
 def read_entry(stored: bytes) -> Entry:
@@ -81,6 +86,7 @@ def read_entry(stored: bytes) -> Entry:
             topics=found["topics"],
             objects=[(key, size) for key, size in found["objects"]],
             events=[Listed(*event) for event in found["events"]],
+            replayed=found.get("replayed", {}),
         )
     except (KeyError, TypeError, ValueError, binascii.Error) as exc:
         raise DecodeError(f"the log has an entry that cannot be read: {exc!r}") from exc

@@ -39,6 +39,9 @@ ABSENT: Final = frozenset({"NoSuchKey", "404"})
 TAKEN: Final = frozenset({"PreconditionFailed", "412"})
 """A conditional write came second."""
 
+DAMAGED: Final = frozenset({"BadDigest"})
+"""What arrived is not what the client says that it sent."""
+
 _KEYS: Final = (
     "correct access_key_id and secret_access_key, or what boto3's chain of credentials finds"
 )
@@ -111,14 +114,25 @@ def translate(error: ClientError | BotoCoreError, options: Options) -> OutboxErr
         )
     if isinstance(error, SSLError):
         return DestinationRefusedError(
-            f"{where}: TLS failed; correct endpoint_url or the machine's certificates"
+            f"{where}: TLS failed{_at(options)}; correct endpoint_url, or the certificates that"
+            " this machine or AWS_CA_BUNDLE trusts"
         )
     if isinstance(error, BotoConnectionError | HTTPClientError | ProxyConnectionError):
-        return BrokerUnavailableError(f"{where} cannot be reached: {type(error).__name__}")
+        remedy = "region" if options.endpoint_url is None else "endpoint_url"
+        return BrokerUnavailableError(
+            f"{where} cannot be reached{_at(options)}: {type(error).__name__}; correct {remedy} if"
+            " that is no outage"
+        )
     return DestinationRefusedError(
         f"{where}: boto3 cannot make this request ({type(error).__name__}); correct the route's"
         " settings"
     )
+
+
+def _at(options: Options) -> str:
+    url = options.endpoint_url
+    # Without a login that somebody may have put into it.
+    return "" if url is None else f" at {url.scheme}://{url.host}:{url.port}"
 
 
 def _answered(error: ClientError, options: Options, where: str) -> OutboxError:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
+from outbox.codec import REPLAY
 from outbox.errors import RecordRefusedError
 from outbox.transports.s3.compress import SUFFIXES, compress
 from outbox.transports.s3.entry import Entry, Listed
@@ -114,7 +115,7 @@ class Architect:
 
     def _encoded(self, envelope: Envelope) -> bytes:
         limit = self._options.max_object_bytes
-        line = encode(envelope, on_one_line=self._is_lines)
+        line = encode(_as_emitted(envelope), on_one_line=self._is_lines)
         if len(line) > limit:
             raise RecordRefusedError(
                 f"the event takes {len(line)} bytes as JSON; max_object_bytes is {limit}"
@@ -126,6 +127,18 @@ class Architect:
             len(draft.indexes) < self._options.batch_events
             and draft.size + len(line) < self._options.batch_bytes
         )
+
+
+def _as_emitted(envelope: Envelope) -> Envelope:
+    """Return an event without the mark of a replay, which the entry has.
+
+    Its object may be there already, and an earlier entry that lists it is read by those who are
+    behind: to them it is no repetition.
+    """
+    if REPLAY not in envelope.headers:
+        return envelope
+    kept = {name: value for name, value in envelope.headers.items() if name != REPLAY}
+    return replace(envelope, headers=kept)
 
 
 def _named_by_content(key: str, lines: Sequence[bytes]) -> str:
@@ -154,12 +167,16 @@ def listing_of(batch: Sequence[Envelope], layout: Layout, left_out: frozenset[in
     topics: dict[str, int] = {}
     objects: dict[int, int] = {}
     events: list[Listed] = []
+    replayed: dict[str, list[int]] = {}
     for index, (envelope, topic) in enumerate(zip(batch, layout.topics, strict=True)):
         if topic is None or index in left_out:
             continue
         number, line = places[index]
         topic_number = topics.setdefault(topic, len(topics))
         object_number = objects.setdefault(number, len(objects))
+        mark = envelope.headers.get(REPLAY)
+        if mark is not None:
+            replayed.setdefault(mark, []).append(len(events))
         events.append(Listed(topic_number, object_number, line, hash_of(envelope)))
     used = [layout.objects[number] for number in objects]
     return Entry(
@@ -167,6 +184,7 @@ def listing_of(batch: Sequence[Envelope], layout: Layout, left_out: frozenset[in
         topics=list(topics),
         objects=[(draft.key, draft.stored_size) for draft in used],
         events=events,
+        replayed=replayed,
     )
 
 

@@ -69,8 +69,7 @@ class S3Publisher:
     def __init__(self, options: Options, timeout: float) -> None:
         self._options = options
         self._timeout = timeout
-        patience = Patience(timeout * _CONNECT_SHARE, timeout * _READ_SHARE)
-        self._store = Store(options, patience)
+        self._store = Store(options, patience_of(timeout))
         self._chain = Chain(self._store, LOG)
         self._architect = Architect(options)
         self._pool = ThreadPoolExecutor(options.concurrency, thread_name_prefix="s3-upload")
@@ -105,11 +104,7 @@ class S3Publisher:
                     break
                 self._read_on(deadline)
                 progress = self._progress_of(identity, deadline)
-            if not self._chain.honours_conditions(number, body, deadline):
-                raise ConfigurationError(
-                    f"the server of the bucket {self._options.bucket!r} ignores If-None-Match of a"
-                    " PUT, so nothing would keep two relays apart; use one that honours it"
-                )
+            check_conditions(self._chain, self._options, number, body, deadline)
         except DecodeError as exc:
             raise ConfigurationError(str(exc)) from exc
         self._wrote(number, latest)
@@ -263,6 +258,25 @@ class S3Publisher:
 
     def _nonce(self) -> str:
         return f"{self._writer}-{next(self._numbers)}"
+
+
+def patience_of(timeout: float) -> Patience:
+    """Return how long one attempt of a request may take where all have a time-out together."""
+    return Patience(timeout * _CONNECT_SHARE, timeout * _READ_SHARE)
+
+
+def check_conditions(
+    chain: Chain, options: Options, number: int, body: bytes, deadline: float
+) -> None:
+    """Store an entry that is there a second time.
+
+    Raises `ConfigurationError` where the server lets that happen, so ignores conditions of a write.
+    """
+    if not chain.honours_conditions(number, body, deadline):
+        raise ConfigurationError(
+            f"the server of the bucket {options.bucket!r} ignores If-None-Match of a PUT, so"
+            " nothing would keep two relays apart; use one that honours it"
+        )
 
 
 def _fenced(

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
 from urllib.parse import quote
 
+from outbox.codec import REPLAY
 from outbox.errors import TransientError, UsageError
 from outbox.transport import Delivery, Message
 from outbox.transports.ledger import Ledger
@@ -48,6 +49,8 @@ class Found(NamedTuple):
     offset: int
     key: str
     line: int
+    mark: str | None
+    """Of the replay that sent it again."""
 
 
 class S3Subscriber:
@@ -240,7 +243,8 @@ class S3Subscriber:
                     positions[partition] = first << INDEX_BITS | index
                 if partition not in left_over:
                     sizes[key] = size
-                    found.append(Found(partition, first << INDEX_BITS | index, key, line))
+                    offset = first << INDEX_BITS | index
+                    found.append(Found(partition, offset, key, line, page.mark(index)))
             if left_over:
                 break
         return found
@@ -261,7 +265,8 @@ class S3Subscriber:
         except ValueError as exc:
             log.error("a damaged object", extra={"error": str(exc)})  # noqa: TRY400  # its text says it
             return [stored]
-        return body.split(b"\n")
+        # Lines all end; an object that is one event does not, and its data may have line breaks.
+        return body.split(b"\n") if body.endswith(b"\n") else [body]
 
     def _delivery(self, event: Found, lines: list[bytes] | None) -> Delivery:
         topic = event.partition.topic
@@ -276,4 +281,7 @@ class S3Subscriber:
         except (ValueError, TypeError) as exc:
             log.warning("an object is no event", extra={"place": place, "error": str(exc)})
             message = Message(topic, None, (), body)
+        if event.mark is not None:
+            mark = (REPLAY, event.mark.encode())
+            message = message._replace(headers=[*message.headers, mark])
         return Delivery(message, place, handle)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import random
 import threading
 import time
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from outbox.errors import BrokerUnavailableError
 from outbox.transports.s3.client import make_client
-from outbox.transports.s3.errors import ABSENT, CALL_ERRORS, TAKEN, code_of, translate
+from outbox.transports.s3.errors import ABSENT, CALL_ERRORS, DAMAGED, TAKEN, code_of, translate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,6 +21,7 @@ Found = TypeVar("Found")
 
 _FIRST_WAIT_SECONDS: Final = 0.05
 _LONGEST_WAIT_SECONDS: Final = 2.0
+_NOBODYS_DIGEST: Final = base64.b64encode(bytes(16)).decode()
 
 
 class Patience(NamedTuple):
@@ -79,6 +81,15 @@ class Store:
         """Return an object; None where there is none."""
         return self._call(lambda: self._get(key), deadline)
 
+    def try_to_put(self, key: str, deadline: float) -> None:
+        """Return where an object could be stored; none is, as its digest is that of another one.
+
+        What a client may do is looked at before what it sends.
+        """
+        if self._call(lambda: self._put_damaged(key), deadline):
+            # A server that looks at no digest has taken it.
+            self.delete(key, deadline)
+
     def keys(self, prefix: str, after: str, deadline: float, *, limit: int = 1_000) -> list[str]:
         """Return the first keys that begin with a prefix and stand behind a key, in order."""
         return self._call(lambda: self._list(prefix, after, limit), deadline)
@@ -112,6 +123,21 @@ class Store:
             ContentType=content_type,
             **self._options.encryption,
         )
+
+    def _put_damaged(self, key: str) -> bool:
+        try:
+            self._client.put_object(
+                Bucket=self._options.bucket,
+                Key=self._options.prefix + key,
+                Body=b"{}",
+                ContentMD5=_NOBODYS_DIGEST,
+                **self._options.encryption,
+            )
+        except CALL_ERRORS as exc:
+            if code_of(exc) in DAMAGED:
+                return False
+            raise
+        return True
 
     def _create(self, key: str, body: bytes) -> bool:
         try:
