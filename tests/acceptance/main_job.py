@@ -255,7 +255,7 @@ def run(fleet: Fleet) -> None:
         eventually(
             lambda: effect_count(fleet.engine) >= committed,
             fleet.load.timeout_seconds,
-            fleet.tails,
+            lambda: f"{compare(fleet.engine, effects(fleet.engine))}\n{fleet.tails()}",
         )
         # Whatever is still on its way, duplicates above all, has to have no effect.
         fleet.finish()
