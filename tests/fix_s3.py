@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import uuid
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -37,12 +38,14 @@ class Bucket:
         """What a route needs to use it."""
         return options_of(self.url, self.name)
 
+    @cached_property
     def client(self) -> Any:
+        """Safe in several threads."""
         return plain_client(self.url)
 
     def object_keys(self, prefix: str = "") -> list[str]:
         """Return the keys of all objects, in order."""
-        pages = self.client().get_paginator("list_objects_v2").paginate
+        pages = self.client.get_paginator("list_objects_v2").paginate
         return [
             item["Key"]
             for page in pages(Bucket=self.name, Prefix=prefix)
@@ -54,14 +57,14 @@ class Bucket:
         return [key for key in self.object_keys() if not key.startswith(("_log/", "_groups/"))]
 
     def read(self, key: str) -> bytes:
-        body: bytes = self.client().get_object(Bucket=self.name, Key=key)["Body"].read()
+        body: bytes = self.client.get_object(Bucket=self.name, Key=key)["Body"].read()
         return body
 
 
 def new_bucket(url: str) -> Bucket:
     """Make an empty bucket."""
     bucket = Bucket(f"outbox-test-{uuid.uuid4().hex}", url)
-    bucket.client().create_bucket(Bucket=bucket.name)
+    bucket.client.create_bucket(Bucket=bucket.name)
     return bucket
 
 

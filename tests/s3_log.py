@@ -5,11 +5,14 @@ from __future__ import annotations
 import gzip
 import json
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
 
 import zstandard
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from tests.fix_s3 import Bucket
 
 
@@ -19,15 +22,27 @@ def unpacked(key: str, body: bytes) -> bytes:
     return zstandard.ZstdDecompressor().decompress(body) if key.endswith(".zst") else body
 
 
+def in_log(bucket: Bucket) -> list[dict[str, Any]]:
+    """All events in the order of the log, each as often as it is listed."""
+    entries = [json.loads(body) for body in _bodies(bucket, bucket.object_keys("_log/"))]
+    names = [[name for name, _size in entry["objects"]] for entry in entries]
+    all_names = list(dict.fromkeys(name for each in names for name in each))
+    lines = {
+        name: _events(name, body)
+        for name, body in zip(all_names, _bodies(bucket, all_names), strict=True)
+    }
+    return [
+        json.loads(lines[objects[number]][line])
+        for entry, objects in zip(entries, names, strict=True)
+        for _topic, number, line, _hash in entry["events"]
+    ]
+
+
 def listed(bucket: Bucket) -> dict[str, list[str]]:
     """Ids by partition key, in the order of the log, each as often as it is listed."""
     found: dict[str, list[str]] = defaultdict(list)
-    for key in bucket.object_keys("_log/"):
-        entry = json.loads(bucket.read(key))
-        lines = [_events(name, bucket.read(name)) for name, _size in entry["objects"]]
-        for _topic, number, line, _hash in entry["events"]:
-            event = json.loads(lines[number][line])
-            found[event.get("partitionkey", "")].append(event["id"])
+    for event in in_log(bucket):
+        found[event.get("partitionkey", "")].append(event["id"])
     return found
 
 
@@ -44,3 +59,8 @@ def _events(key: str, body: bytes) -> list[bytes]:
     """Return the events of an object: one in several lines, or one in each."""
     whole = unpacked(key, body)
     return whole.splitlines() if ".jsonl" in key else [whole]
+
+
+def _bodies(bucket: Bucket, keys: Iterable[str]) -> list[bytes]:
+    with ThreadPoolExecutor(8) as pool:
+        return list(pool.map(bucket.read, keys))

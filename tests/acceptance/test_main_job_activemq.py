@@ -1,4 +1,4 @@
-"""The whole path over ActiveMQ, by settings alone, with everything killed while it works."""
+"""The main job over ActiveMQ, by settings alone, with everything killed while it works."""
 
 from __future__ import annotations
 
@@ -7,8 +7,18 @@ from typing import TYPE_CHECKING
 import pytest
 
 from outbox.transports import activemq
-from tests.acceptance import counting
-from tests.acceptance.test_main_job import TOPIC, Load, count, show, work
+from tests.acceptance.main_job import (
+    TOPIC,
+    Apart,
+    Load,
+    Raised,
+    compare,
+    effects,
+    expect_once,
+    raised,
+    run,
+    show,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +36,7 @@ transport = "activemq"
 brokers = "{address}"
 groups = ["counting", "audit"]
 heart_beat_seconds = 1
-lease_seconds = {lease_seconds}
+lease_seconds = 3
 page_size = 500
 
 [consumers.counting]
@@ -41,26 +51,23 @@ def test_each_committed_event_has_one_effect_in_order(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    load = Load(4_000, 2, 2, 20, 3, 300)
-    settings = SETTINGS.format(address=own_activemq.address, lease_seconds=load.lease_seconds)
-    work(load, postgres_engine, own_activemq, tmp_path, settings)
-    counts = count(postgres_engine, list(queue_content(own_activemq)))
-    show(counts, capsys)
-    assert counts.committed >= 4_000
-    assert counts.effects == counts.committed
-    assert (counts.lost, counts.doubled, counts.phantom) == (0, 0, 0)
-    assert (counts.reordered_effects, counts.reordered_records) == (0, 0)
+    load = Load(4_000, relay_kills=2, worker_kills=2)
+    settings = SETTINGS.format(address=own_activemq.address)
+    run(Apart(load, postgres_engine, tmp_path, settings, own_activemq))
+    done = compare(postgres_engine, effects(postgres_engine))
+    records = compare(postgres_engine, list(queue_content(own_activemq)))
+    show(capsys, effects=done, records=records)
+    expect_once(done, at_least=load.event_count)
     # At least once: what was in flight when the relay was killed is there twice.
-    assert counts.records - counts.record_duplicates == counts.committed
+    assert (records.lost, records.phantom, records.reordered) == (0, 0, 0)
 
 
-def queue_content(server: ActiveMqServer) -> Iterator[tuple[int, int]]:
+def queue_content(server: ActiveMqServer) -> Iterator[Raised]:
     """Receive what was kept for a group that had no worker."""
     options = activemq.Options(brokers=server.address, groups=["audit"])
     subscriber = activemq.subscriber("mq", options, "audit", [TOPIC])
     while deliveries := subscriber.receive(500, 2.0):
         for delivery in deliveries:
-            event = counting.CounterRaised.model_validate_json(delivery.message.data)
-            yield event.counter_id, event.value
+            yield raised(delivery.message.data)
         subscriber.ack(deliveries)
     subscriber.close()

@@ -150,7 +150,7 @@ def test_entries_that_were_deleted_are_passed_over(bucket: Bucket) -> None:
     batches = [numbered("t", 3, keys=1, first=3 * n) for n in range(4)]
     for batch in batches:
         fill(bucket, batch)
-    client = bucket.client()
+    client = bucket.client
     for key in bucket.object_keys("_log/")[:2]:
         client.delete_object(Bucket=bucket.name, Key=key)
     with closing(member(bucket, "g")) as subscriber:
@@ -161,7 +161,7 @@ def test_an_object_that_was_deleted_is_delivered_as_what_is_no_event(bucket: Buc
     events = numbered("t", 3, keys=1)
     fill(bucket, events)
     (key,) = [key for key in bucket.data_keys() if events[1].id in key]
-    bucket.client().delete_object(Bucket=bucket.name, Key=key)
+    bucket.client.delete_object(Bucket=bucket.name, Key=key)
     with closing(member(bucket, "g")) as subscriber:
         first, absent, third = collect(subscriber, 3)
         assert [first.message.data, third.message.data] == [b"0", b"2"]

@@ -170,7 +170,7 @@ def test_a_frozen_kafka_answers_after_its_thaw(own_kafka: KafkaServer) -> None:
 @pytest.mark.parametrize("ending", ["stop", "kill"])
 def test_s3_keeps_data_and_port_over_a_restart(own_s3: S3Server, ending: str) -> None:
     bucket = new_bucket(own_s3.url())
-    bucket.client().put_object(Bucket=bucket.name, Key="kept", Body=b"1")
+    bucket.client.put_object(Bucket=bucket.name, Key="kept", Body=b"1")
     endings(own_s3)[ending]()
     own_s3.start()
     assert bucket.read("kept") == b"1"
@@ -179,7 +179,7 @@ def test_s3_keeps_data_and_port_over_a_restart(own_s3: S3Server, ending: str) ->
 def test_s3_lets_one_writer_create_an_object(own_s3: S3Server) -> None:
     """What the transport is safe by."""
     bucket = new_bucket(own_s3.url())
-    client = bucket.client()
+    client = bucket.client
 
     def create(number: int, key: str) -> bool:
         try:
