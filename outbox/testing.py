@@ -147,9 +147,9 @@ def decoded(delivery: Delivery) -> Envelope:
 
 
 @contextmanager
-def publishing(transport: TransportUnderTest) -> Iterator[Publisher]:
+def publishing(transport: TransportUnderTest, timeout: float = TIMEOUT) -> Iterator[Publisher]:
     """Yield a publisher of a route of its own, and close it."""
-    with closing(transport.publisher(TIMEOUT)) as publisher:
+    with closing(transport.publisher(timeout)) as publisher:
         take_over(publisher, new_id())
         yield publisher
 
@@ -492,7 +492,8 @@ class SubscriberContract:
             assert by_key(after) == expected(events[5:])
 
     def _filled(self, transport: TransportUnderTest, events: list[Envelope]) -> str:
-        with publishing(transport) as publisher:
+        # With time enough: what a slow broker does not confirm in time would be there twice.
+        with publishing(transport, _PATIENCE) as publisher:
             publish_all(publisher, events)
         return events[0].topic or ""
 
