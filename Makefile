@@ -90,7 +90,7 @@ bench-emit-20: $(VENV)/.dev $(OLD)/.runtime ## what emit costs on SQLAlchemy 2.0
 	@$(BIN)/python -m tools.servers --fetch --postgres -- $(BIN)/python -m benchmarks emit-2.0 $(BENCH_ARGS)
 
 .PHONY: performance
-performance: $(VENV)/.dev ## write the figures in build/bench into docs/performance.md, with its pictures
+performance: $(VENV)/.dev ## write the figures in build/bench into docs/performance.md, with its pictures, and the guide
 	@$(BIN)/python -m benchmarks.page
 
 .PHONY: clean

@@ -81,7 +81,7 @@ def measure(
     )
     backlog.empty(place.url)
     backlog.fill(place.url, rows, SIZE)
-    turns = {name: partial(_drained, place, make) for name, make in besides.items()}
+    turns = {name: partial(_drained, place, rows, make) for name, make in besides.items()}
     yield Series(
         kind="fanout",
         where={"rows": rows, "bytes": SIZE},
@@ -96,7 +96,7 @@ def _steady(place: Place, plan: Plan, make: Beside) -> Figures:
         return figures(relayed(place, plan, topic, partial(_require_alive, running)))
 
 
-def _drained(place: Place, make: Beside) -> Figures:
+def _drained(place: Place, rows: int, make: Beside) -> Figures:
     """Relay what is there."""
     engine = sa.create_engine(place.url, poolclass=sa.NullPool)
     with engine.begin() as connection:
@@ -104,7 +104,7 @@ def _drained(place: Place, make: Beside) -> Figures:
     with _relaying(place, make, EXACTLY, "beginning") as (topic, running):
         started = time.perf_counter()
         _await(engine, topic, last, running)
-        return {"rows_per_second": last / (time.perf_counter() - started)}
+        return {"rows_per_second": rows / (time.perf_counter() - started)}
 
 
 @contextmanager
@@ -132,6 +132,7 @@ def _relaying(
                 yield topic, running
             finally:
                 stop.set()
+            running.result()
 
 
 def _await(engine: sa.Engine, route: str, last: int, running: Future[Summary]) -> None:

@@ -37,6 +37,7 @@ TITLES: Final = (
     "in an outage",
     "restarted, it",
     "groups",
+    "a new group gets",
     "published/s",
     "received/s",
 )
@@ -44,11 +45,18 @@ OF_ALL: Final = ("of a key", "waits, loses nothing")
 """Order, and what an outage does: the suite asks the same of every transport."""
 
 
+_NEW_GROUPS: Final = {
+    "everything": "everything",
+    "the rest": "what is left",
+    "refused": "nothing: settings name it first",
+}
+
+
 def matrix(report: Mapping[str, Any] | None) -> Table:
     """Return a row for each transport; without figures where there is no report."""
     contenders = {} if report is None else report["series"][0]["contenders"]
     rows = [_row(each.features, contenders.get(each.features.name)) for each in CONTRACTS]
-    return Table(TITLES, rows, left=6)
+    return Table(TITLES, rows, left=7)
 
 
 def _row(features: Features, told: Mapping[str, Any] | None) -> Sequence[str]:
@@ -60,15 +68,10 @@ def _row(features: Features, told: Mapping[str, Any] | None) -> Sequence[str]:
         "each event once" if features.delivery == "exactly-once" else "some events again",
         outage,
         "has all it stored" if features.survives_restart else "is empty",
-        _groups(features),
+        "several" if features.has_groups else "one",
+        _NEW_GROUPS[features.new_groups],
         *(_rate(figures.get(name)) for name in ("published_per_second", "received_per_second")),
     )
-
-
-def _groups(features: Features) -> str:
-    if not features.has_groups:
-        return "one"
-    return "several, named in the settings" if features.needs_named_groups else "several"
 
 
 def _rate(value: float | None) -> str:

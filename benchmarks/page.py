@@ -74,8 +74,8 @@ def filled(page: str, reports: Mapping[str, Any]) -> str:
         begin, name, end = match.groups()
         if name == TARGETS:
             return f"{begin}{markdown(targets.table(reports))}{end}"
-        if name == MATRIX:
-            return f"{begin}{guarantees(reports.get('transports'))}{end}"
+        if name == MATRIX and "transports" in reports:
+            return f"{begin}{guarantees(reports['transports'])}{end}"
         return f"{begin}{figures(reports[name])}{end}" if name in reports else match[0]
 
     return MARKED.sub(section, page)
@@ -90,10 +90,9 @@ def _origin(report: Mapping[str, Any]) -> str:
     return f"Measured on {report['started_at'][:10]}: {machine_line(report)}.\n"
 
 
-def guarantees(report: Mapping[str, Any] | None) -> str:
-    """Write the matrix of transports, and where its figures come from where there are some."""
-    shown = markdown(matrix(report))
-    return shown if report is None else f"{shown}\n{_origin(report)}"
+def guarantees(report: Mapping[str, Any]) -> str:
+    """Write the matrix of transports, and where its figures come from."""
+    return f"{markdown(matrix(report))}\n{_origin(report)}"
 
 
 def markdown(table: Table) -> str:

@@ -4,8 +4,9 @@
     OUTBOX_TEST_S3=http://KEY:SECRET@host:port python -m benchmarks.s3
 
 Both store the same number of JSON objects of the same size, with as many threads, on the same
-server; they take turns, so that a change of the machine's pace meets both. The loop's objects are
-ready-made; the publisher encodes its events, names them, and writes the log besides.
+server, where their bucket stays; they take turns, so that a change of the machine's pace meets
+both. The loop's objects are ready-made; the publisher encodes its events, names them, and writes
+the log besides.
 """
 
 from __future__ import annotations

@@ -273,7 +273,8 @@ def load(path: Path | None = None) -> Settings:
     if named is not None or file.exists():
         values = _read(file)
     try:
-        return _Loaded(**values)
+        # A plain value, equal to one that a program makes.
+        return Settings(**dict(_Loaded(**values)))
     except ValidationError as exc:
         origin = str(file) if values else "the environment"
         raise ConfigurationError(describe(exc, origin)) from None

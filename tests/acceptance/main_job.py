@@ -135,6 +135,12 @@ class Fleet(ABC):
         """Stop as an operator does, and deliver and handle whatever is left."""
 
     def __enter__(self) -> Self:
+        with self.closing as closing:  # of a fleet that cannot be launched, too
+            self._launch_all()
+            self.closing = closing.pop_all()
+        return self
+
+    def _launch_all(self) -> None:
         share = self.load.event_count // WRITER_COUNT + 1
         arguments = [str(share), str(self.load.writer_rate), str(self.end_of_writing)]
         self.writers = [
@@ -144,7 +150,6 @@ class Fleet(ABC):
             for seed in range(WRITER_COUNT)
         ]
         self.launch()
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.closing.close()

@@ -161,9 +161,9 @@ def test_wrong_keys_and_a_missing_bucket_are_told(program: Program, bucket: Buck
 @pytest.mark.parametrize(
     ("method", "path", "right"),
     [
-        ("GET", "list-type", "s3:ListBucket"),
-        ("GET", "_probe", "s3:GetObject"),
-        ("PUT", "_probe", "s3:PutObject"),
+        ("GET", "list-type", "grant s3:ListBucket on it"),
+        ("GET", "_probe", "grant s3:GetObject and s3:ListBucket on it"),
+        ("PUT", "_probe", "grant s3:PutObject on it"),
     ],
 )
 def test_each_right_that_is_missing_is_told(

@@ -74,7 +74,7 @@ class TestActiveMq(PublisherContract, SubscriberContract):
         name="activemq",
         delivery="at-least-once",
         survives_restart=True,
-        needs_named_groups=True,
+        new_groups="refused",
     )
 
     @pytest.fixture

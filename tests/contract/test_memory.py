@@ -55,7 +55,12 @@ def limited(transport: MemoryUnderTest) -> Iterator[MemoryUnderTest]:
 class TestMemory(PublisherContract, SubscriberContract):
     """The suite's members do not work while its one thread publishes: nobody is waited for."""
 
-    features = Features(name="memory, stored", delivery="at-least-once", survives_restart=False)
+    features = Features(
+        name="memory, stored",
+        delivery="at-least-once",
+        survives_restart=False,
+        new_groups="the rest",
+    )
 
     @pytest.fixture
     def transport(self) -> Iterator[MemoryUnderTest]:
@@ -64,7 +69,9 @@ class TestMemory(PublisherContract, SubscriberContract):
 
 
 class TestMemoryThatWaitsUntilGroupsAreDone(PublisherContract):
-    features = Features(name="memory", delivery="at-least-once", survives_restart=False)
+    features = Features(
+        name="memory", delivery="at-least-once", survives_restart=False, new_groups="the rest"
+    )
 
     @pytest.fixture
     def transport(self) -> Iterator[MemoryUnderTest]:

@@ -31,4 +31,4 @@ def test_marks_stand_at_the_events_that_are_listed_and_not_in_their_objects() ->
     assert json.loads(layout.objects[1].lines[0])["tenant"] == "t"
     entry = read_entry(listing_of(batch, layout, frozenset({1})).to_bytes())
     assert entry.replayed == {"x": [1], "y": [2]}
-    assert [Page(entry, 1).mark(index) for index in range(3)] == [None, "x", "y"]
+    assert [Page(entry, 1).replayed_at(index) for index in range(3)] == [None, "x", "y"]

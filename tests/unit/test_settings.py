@@ -35,3 +35,5 @@ def test_the_environment_wins_over_the_file_setting_by_setting(tmp_path: Path) -
     assert str(read.url) == "sqlite:///another"
     assert read.routes.keys() == {"own", "kafka"}
     assert (read.routes["own"].transport, read.routes["own"].page_size) == ("memory", 7)
+    routes = {"own": {"transport": "memory", "page_size": 7}, "kafka": {"transport": "kafka"}}
+    assert read == Settings.model_validate({"database_url": "sqlite:///another", "routes": routes})

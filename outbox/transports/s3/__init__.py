@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from outbox.transports.s3.options import Options
-from outbox.transports.s3.probing import look
+from outbox.transports.s3.probing import probe_bucket
 from outbox.transports.s3.publishing import S3Publisher
 from outbox.transports.s3.receiving import S3Subscriber
 from outbox.transports.topic import TopicTemplate
@@ -43,4 +43,4 @@ def probe(route: str, options: Options, timeout: float) -> None:
     Nothing is left there. Whether a key for encryption may be used, only storing an object tells.
     """
     del route
-    look(options, timeout)
+    probe_bucket(options, timeout)

@@ -50,8 +50,8 @@ class Entry:
     """Key below the prefix, and bytes as stored."""
     events: Sequence[Listed] = ()
     replayed: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    """Places in `events`, by the mark of the replay that sent them again. The mark is no part of
-    an object, which may be listed by an earlier entry as well."""
+    """Places in `events` of what a replay sent again, by when it began. That is no part of an
+    object, which may be listed by an earlier entry as well."""
 
     def to_bytes(self) -> bytes:
         """Write it as JSON."""
@@ -86,7 +86,7 @@ def read_entry(stored: bytes) -> Entry:
             topics=found["topics"],
             objects=[(key, size) for key, size in found["objects"]],
             events=[Listed(*event) for event in found["events"]],
-            replayed=found.get("replayed", {}),
+            replayed=dict(found.get("replayed", {})),
         )
     except (KeyError, TypeError, ValueError, binascii.Error) as exc:
         raise DecodeError(f"the log has an entry that cannot be read: {exc!r}") from exc

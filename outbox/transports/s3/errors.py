@@ -39,25 +39,27 @@ ABSENT: Final = frozenset({"NoSuchKey", "404"})
 TAKEN: Final = frozenset({"PreconditionFailed", "412"})
 """A conditional write came second."""
 
-DAMAGED: Final = frozenset({"BadDigest"})
+DAMAGED: Final = frozenset({"BadDigest", "InvalidDigest"})
 """What arrived is not what the client says that it sent."""
 
 _KEYS: Final = (
     "correct access_key_id and secret_access_key, or what boto3's chain of credentials finds"
 )
 _EXPIRED: Final = "renew session_token, or let a role_arn be assumed"
-_RIGHT: Final = (
-    "grant the rights s3:GetObject, s3:PutObject, s3:DeleteObject and s3:ListBucket on it, and"
-    " those on the key of kms_key_id"
-)
+_RIGHTS: Final[Mapping[str, str]] = {
+    # Without the right to list, an object that is not there is forbidden as well.
+    "GetObject": "s3:GetObject and s3:ListBucket on it, and kms:Decrypt on the key of kms_key_id",
+    "PutObject": "s3:PutObject on it, and kms:GenerateDataKey on the key of kms_key_id",
+    "ListObjectsV2": "s3:ListBucket on it",
+    "DeleteObject": "s3:DeleteObject on it",
+}
+"""By what was asked for."""
+_FORBIDDEN: Final = frozenset({"AccessDenied", "AllAccessDisabled", "403"})
 _KMS: Final = "correct kms_key_id, or the state of that key"
 _REMEDIES: Final[Mapping[str, str]] = {
     "NoSuchBucket": "create it, or correct `bucket`",
     "InvalidBucketName": "correct `bucket`",
     "InvalidAccessPoint": "correct `bucket`",
-    "AccessDenied": _RIGHT,
-    "AllAccessDisabled": _RIGHT,
-    "403": _RIGHT,
     "InvalidAccessKeyId": _KEYS,
     "SignatureDoesNotMatch": _KEYS,
     "InvalidClientTokenId": _KEYS,
@@ -152,4 +154,6 @@ def _answered(error: ClientError, options: Options, where: str) -> OutboxError:
     if code.startswith("KMS."):
         return DestinationRefusedError(f"{where}: {_KMS} ({said})")
     remedy = _REMEDIES.get(code, "correct the route's settings")
+    if code in _FORBIDDEN:
+        remedy = f"grant {_RIGHTS.get(error.operation_name, 'what is asked for')}"
     return DestinationRefusedError(f"{where} refuses this client; {remedy} ({said})")

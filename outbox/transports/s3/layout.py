@@ -130,7 +130,7 @@ class Architect:
 
 
 def _as_emitted(envelope: Envelope) -> Envelope:
-    """Return an event without the mark of a replay, which the entry has.
+    """Return an event without the header of a replay, which the entry has.
 
     Its object may be there already, and an earlier entry that lists it is read by those who are
     behind: to them it is no repetition.
@@ -174,9 +174,9 @@ def listing_of(batch: Sequence[Envelope], layout: Layout, left_out: frozenset[in
         number, line = places[index]
         topic_number = topics.setdefault(topic, len(topics))
         object_number = objects.setdefault(number, len(objects))
-        mark = envelope.headers.get(REPLAY)
-        if mark is not None:
-            replayed.setdefault(mark, []).append(len(events))
+        replayed_at = envelope.headers.get(REPLAY)
+        if replayed_at is not None:
+            replayed.setdefault(replayed_at, []).append(len(events))
         events.append(Listed(topic_number, object_number, line, hash_of(envelope)))
     used = [layout.objects[number] for number in objects]
     return Entry(

@@ -35,7 +35,7 @@ class Page:
         for index, event in enumerate(entry.events):
             place = (entry.topics[event.topic], event.hash % partitions)
             self._indexes.setdefault(place, []).append(index)
-        self._marks = {index: mark for mark, found in entry.replayed.items() for index in found}
+        self._replayed = {index: at for at, found in entry.replayed.items() for index in found}
 
     def indexes(self, topic: str, partition: int) -> Sequence[int]:
         """Return the places of a partition's events, in order."""
@@ -46,9 +46,9 @@ class Page:
         event = self._entry.events[index]
         return (*self._entry.objects[event.object], event.line)
 
-    def mark(self, index: int) -> str | None:
-        """Return the mark of the replay that sent an event again; None where none did."""
-        return self._marks.get(index)
+    def replayed_at(self, index: int) -> str | None:
+        """Return when the replay began that sent an event again; None where none did."""
+        return self._replayed.get(index)
 
 
 class LogReader:

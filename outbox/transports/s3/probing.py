@@ -20,23 +20,27 @@ _KEY: Final = "_probe"
 """Of an object that is never there."""
 
 
-def look(options: Options, timeout: float) -> None:
+def probe_bucket(options: Options, timeout: float) -> None:
     """Return where the bucket can be listed, read and written; otherwise raise `OutboxError`.
 
-    Where there is a log, its last entry is read, and created once more, which the server has to
-    refuse; so its part in keeping relays apart is looked at as well.
+    Where there is a log, an entry is read, and created once more, which the server has to refuse;
+    so its part in keeping relays apart is looked at as well. Any entry will do: to find the last
+    one of a long log takes longer than a look may.
     """
     deadline = time.monotonic() + timeout
     with closing(Store(options, patience_of(timeout))) as store:
         chain = Chain(store, LOG)
-        last = chain.last(0, deadline)
+        numbers = chain.after(0, deadline)
         store.get(_KEY, deadline)
         store.try_to_put(_KEY, deadline)
-        entry = chain.get(last, deadline) if last else None
-        if entry is None:
+        if not numbers:
+            return
+        number = numbers[-1]
+        entry = chain.get(number, deadline)
+        if entry is None:  # deleted meanwhile
             return
         try:
             read_entry(entry)
         except DecodeError as exc:
-            raise ConfigurationError(f"{chain.key(last)}: {exc}") from exc
-        check_conditions(chain, options, last, entry, deadline)
+            raise ConfigurationError(f"{chain.key(number)}: {exc}") from exc
+        check_conditions(chain, options, number, entry, deadline)

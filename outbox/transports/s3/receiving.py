@@ -49,8 +49,8 @@ class Found(NamedTuple):
     offset: int
     key: str
     line: int
-    mark: str | None
-    """Of the replay that sent it again."""
+    replayed_at: str | None
+    """See `Page.replayed_at`."""
 
 
 class S3Subscriber:
@@ -244,7 +244,7 @@ class S3Subscriber:
                 if partition not in left_over:
                     sizes[key] = size
                     offset = first << INDEX_BITS | index
-                    found.append(Found(partition, offset, key, line, page.mark(index)))
+                    found.append(Found(partition, offset, key, line, page.replayed_at(index)))
             if left_over:
                 break
         return found
@@ -281,7 +281,7 @@ class S3Subscriber:
         except (ValueError, TypeError) as exc:
             log.warning("an object is no event", extra={"place": place, "error": str(exc)})
             message = Message(topic, None, (), body)
-        if event.mark is not None:
-            mark = (REPLAY, event.mark.encode())
-            message = message._replace(headers=[*message.headers, mark])
+        if event.replayed_at is not None:
+            header = (REPLAY, event.replayed_at.encode())
+            message = message._replace(headers=[*message.headers, header])
         return Delivery(message, place, handle)

@@ -8,7 +8,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
-from outbox.errors import BrokerUnavailableError
+from outbox.errors import BrokerUnavailableError, DestinationRefusedError, OutboxError
 from outbox.transports.s3.client import make_client
 from outbox.transports.s3.errors import ABSENT, CALL_ERRORS, DAMAGED, TAKEN, code_of, translate
 
@@ -86,9 +86,17 @@ class Store:
 
         What a client may do is looked at before what it sends.
         """
-        if self._call(lambda: self._put_damaged(key), deadline):
-            # A server that looks at no digest has taken it.
+        if not self._call(lambda: self._put_damaged(key), deadline):
+            return
+        # A server that looks at no digest has taken it.
+        try:
             self.delete(key, deadline)
+        except OutboxError as exc:
+            whole = self._options.prefix + key
+            raise DestinationRefusedError(
+                f"the server stored {whole} though its digest is wrong, and does not delete it"
+                f" again: delete it by hand ({exc})"
+            ) from exc
 
     def keys(self, prefix: str, after: str, deadline: float, *, limit: int = 1_000) -> list[str]:
         """Return the first keys that begin with a prefix and stand behind a key, in order."""
