@@ -32,20 +32,20 @@ if TYPE_CHECKING:
 class TableUnderTest:
     oversize = 1_000_001
 
-    def __init__(self, file: Path, **changed: float) -> None:
+    def __init__(self, file: Path) -> None:
         self._file = file
-        self._module = example()
-        self._options = self._module.Options(file=str(file), **changed)
+        self.module = example()
+        self._options = self.module.Options(file=str(file))
 
     def topic(self) -> str:
         return uuid.uuid4().hex
 
     def publisher(self, timeout: float) -> Publisher:
-        made: Publisher = self._module.publisher("route", self._options, timeout)
+        made: Publisher = self.module.publisher("route", self._options, timeout)
         return made
 
     def subscriber(self, group: str, topic: str) -> Subscriber:
-        made: Subscriber = self._module.subscriber("route", self._options, group, [topic])
+        made: Subscriber = self.module.subscriber("route", self._options, group, [topic])
         return made
 
     @contextmanager
@@ -72,12 +72,15 @@ class TestTable(PublisherContract, SubscriberContract):
 def test_a_member_that_receives_no_more_is_given_up(tmp_path: Path) -> None:
     file = tmp_path / "events.db"
     make_tables(file)
-    transport = TableUnderTest(file, member_seconds=1.0)
+    transport = TableUnderTest(file)
+    now = 1_800_000_000.0
+    transport.module.time = lambda: now
     topic = filled(transport)
     with closing(transport.subscriber("g", topic)) as silent:
         held = collect(silent, 12)
         with closing(transport.subscriber("g", topic)) as heir:
             assert not heir.receive(1, 0)
+            now += 61
             assert by_key(collect(heir, 12)) == by_key(held)
             silent.ack(held)
         with closing(transport.subscriber("g", topic)) as third:
