@@ -61,5 +61,6 @@ def test_each_committed_event_has_one_effect_in_order(
     show(capsys, effects=done, listed=listed)
     expect_once(done, at_least=load.event_count)
     expect_once(listed, at_least=load.event_count)
-    # An object an event, whether it is listed or not.
-    assert len(bucket.data_keys()) == listed.committed
+    # An object an event, whether it is listed or not. A server of this kind that is killed leaves
+    # what it was just storing under another name, which goes on behind the key.
+    assert len([key for key in bucket.data_keys() if key.endswith(".json")]) == listed.committed
