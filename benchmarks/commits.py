@@ -10,7 +10,6 @@ connection listens all the time, as a relay would. The trigger notifies in the t
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import os
 import threading
@@ -18,7 +17,6 @@ import time
 import uuid
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,10 +26,9 @@ from psycopg import sql
 from pydantic import BaseModel
 
 import outbox
-from benchmarks.show import tell
+from benchmarks.command import arguments, described, finish, started_now
 from outbox import migration
-from outbox.bench.machine import machine, server
-from outbox.bench.report import Series, report
+from outbox.bench.report import Series
 from outbox.bench.rounds import taken
 from outbox.doorbell import CHANNEL
 from tools.servers import postgres
@@ -210,15 +207,12 @@ def _database(server: str) -> Iterator[str]:
 
 def main() -> None:
     """Measure on a database of its own, and print a table or JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = arguments(__doc__, rounds=5)
     parser.add_argument("--url", default=os.environ.get("OUTBOX_TEST_POSTGRES"))
     parser.add_argument("--durable", action="store_true", help="a server of its own, with fsync")
     parser.add_argument("--writers", type=int, default=32)
     parser.add_argument("--processes", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0, help="of one turn")
-    parser.add_argument("--note", default="", help="kept with the figures")
-    parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     if options.writers % options.processes:
         parser.error("--writers has to be a multiple of --processes")
@@ -236,17 +230,8 @@ def main() -> None:
             rounds=options.rounds,
             seconds=options.seconds,
         )
-        with sa.create_engine(url, poolclass=sa.NullPool).connect() as connection:
-            described = server(connection)
-    found = report(
-        "commits",
-        started_at=datetime.now(UTC).isoformat(),
-        machine=machine(),
-        server=described,
-        note=options.note,
-        series=[series],
-    )
-    tell(found, as_json=options.json)
+        found = described(url)
+    finish("commits", options, [series], started_at=started_now(), server=found)
 
 
 if __name__ == "__main__":

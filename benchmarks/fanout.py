@@ -11,26 +11,21 @@ how fast the route drains a backlog (exactly once). The contenders take turns.
 
 from __future__ import annotations
 
-import argparse
-import os
 import threading
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 
-from benchmarks.show import tell
+from benchmarks.command import add_servers, arguments, described, finish, place_at, started_now
 from outbox.bench import backlog
 from outbox.bench.latency import Plan, figures, relayed
-from outbox.bench.machine import machine, server
-from outbox.bench.place import open_place
-from outbox.bench.report import Series, report
+from outbox.bench.report import Series
 from outbox.bench.rounds import taken
 from outbox.bench.tables import AT_LEAST, EXACTLY
 from outbox.settings import Settings
@@ -193,37 +188,18 @@ def _poison(place: Place) -> Iterator[Mapping[str, Route]]:
 
 def main() -> None:
     """Measure in a schema and topics of its own, and print a table or JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--url", default=os.environ.get("OUTBOX_TEST_POSTGRES"))
-    parser.add_argument("--kafka", default=os.environ.get("OUTBOX_TEST_KAFKA"))
+    parser = arguments(__doc__, rounds=3)
+    add_servers(parser)
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--seconds", type=float, default=10.0, help="of each steady turn")
     parser.add_argument("--per-second", type=int, default=200, help="commits of a steady turn")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--note", default="", help="kept with the figures")
-    parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    if options.url is None or options.kafka is None:
-        parser.error("give --url and --kafka, or run it by `python -m tools.servers`")
-    route = {"transport": "kafka", "bootstrap_servers": options.kafka}
-    settings = Settings.model_validate({"database_url": options.url, "routes": {"kafka": route}})
-    started_at = datetime.now(UTC).isoformat()
-    with open_place(settings, "kafka", 3) as place:
-        sizes = {
-            name: getattr(options, name) for name in ("rows", "seconds", "per_second", "rounds")
-        }
-        series = list(measure(place, **sizes))
-        with sa.create_engine(place.url, poolclass=sa.NullPool).connect() as connection:
-            described = server(connection)
-    told = report(
-        "fanout",
-        started_at=started_at,
-        machine=machine(),
-        server=described,
-        note=options.note,
-        series=series,
-    )
-    tell(told, as_json=options.json)
+    started_at = started_now()
+    sizes = {name: getattr(options, name) for name in ("rows", "seconds", "per_second", "rounds")}
+    with place_at(parser, options) as place:
+        series = [*measure(place, **sizes)]
+        found = described(place.url)
+    finish("fanout", options, series, started_at=started_at, server=found)
 
 
 if __name__ == "__main__":

@@ -9,19 +9,16 @@ contenders take turns, so that a change of the machine's pace meets all of them.
 
 from __future__ import annotations
 
-import argparse
 import queue
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from benchmarks.show import tell
-from outbox.bench.machine import machine
-from outbox.bench.report import Series, report
+from benchmarks.command import arguments, finish, started_now
+from outbox.bench.report import Series
 from outbox.bench.rounds import taken
 from outbox.transports.memory import Block, RingBuffer, Signal, Spin, Yield
 
@@ -146,21 +143,12 @@ CONTENDERS: Final[dict[str, Callable[[int, int], Line]]] = {
 
 def main() -> None:
     """Measure, and print a table or JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = arguments(__doc__, rounds=5)
     parser.add_argument("--items", type=int, default=300_000)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--note", default="", help="kept with the figures")
-    parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    started_at = datetime.now(UTC).isoformat()
-    told = report(
-        "ring",
-        started_at=started_at,
-        machine=machine(),
-        note=options.note,
-        series=[*measure(items=options.items, rounds=options.rounds)],
-    )
-    tell(told, as_json=options.json)
+    started_at = started_now()
+    series = [*measure(items=options.items, rounds=options.rounds)]
+    finish("ring", options, series, started_at=started_at)
 
 
 if __name__ == "__main__":

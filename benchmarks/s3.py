@@ -11,7 +11,6 @@ the log besides.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import time
@@ -22,9 +21,8 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
-from benchmarks.show import tell
-from outbox.bench.machine import machine
-from outbox.bench.report import Series, report
+from benchmarks.command import arguments, finish, started_now
+from outbox.bench.report import Series
 from outbox.bench.rounds import taken
 from outbox.envelope import Envelope, new_id
 from outbox.transport import PUBLISHED
@@ -112,20 +110,14 @@ def measure(url: str, *, count: int, rounds: int) -> Series:
 
 def main() -> None:
     """Measure, and print a table or JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = arguments(__doc__, rounds=5)
     parser.add_argument("--events", type=int, default=2_000, help="of one turn")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--note", default="", help="kept with the figures")
-    parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
-    started_at = datetime.now(UTC).isoformat()
+    options = parser.parse_args()
+    started_at = started_now()
     with ExitStack() as stack:
         url = os.environ.get("OUTBOX_TEST_S3") or stack.enter_context(s3()).url()
-        series = measure(url, count=arguments.events, rounds=arguments.rounds)
-    told = report(
-        "s3", started_at=started_at, machine=machine(), note=arguments.note, series=[series]
-    )
-    tell(told, as_json=arguments.json)
+        series = measure(url, count=options.events, rounds=options.rounds)
+    finish("s3", options, [series], started_at=started_at)
 
 
 def _options(url: str) -> Options:

@@ -12,23 +12,19 @@ their queues and buckets then stay.
 
 from __future__ import annotations
 
-import argparse
 import os
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
-from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import sqlalchemy as sa
 
-from benchmarks.show import tell
+from benchmarks.command import add_servers, arguments, described, finish, place_at, started_now
 from outbox.bench import backlog
-from outbox.bench.machine import machine, server
-from outbox.bench.place import open_place
-from outbox.bench.report import Series, report
+from outbox.bench.report import Series
 from outbox.bench.rounds import taken
 from outbox.settings import Settings
 from outbox.table import outbox_checkpoint
@@ -157,35 +153,18 @@ def makes(mq: str, url: str) -> Mapping[str, Make]:
 
 def main() -> None:
     """Measure in places of its own, and print a table or JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--url", default=os.environ.get("OUTBOX_TEST_POSTGRES"))
-    parser.add_argument("--kafka", default=os.environ.get("OUTBOX_TEST_KAFKA"))
+    parser = arguments(__doc__, rounds=3)
+    add_servers(parser)
     parser.add_argument("--rows", type=int, default=20_000)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--note", default="", help="kept with the figures")
-    parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    if options.url is None or options.kafka is None:
-        parser.error("give --url and --kafka, or run it by `python -m tools.servers`")
-    route = {"transport": "kafka", "bootstrap_servers": options.kafka}
-    settings = Settings.model_validate({"database_url": options.url, "routes": {"kafka": route}})
-    started_at = datetime.now(UTC).isoformat()
+    started_at = started_now()
     with ExitStack() as stack:
+        place = stack.enter_context(place_at(parser, options))
         mq = os.environ.get("OUTBOX_TEST_ACTIVEMQ") or stack.enter_context(activemq()).address
         url = os.environ.get("OUTBOX_TEST_S3") or stack.enter_context(s3()).url()
-        place = stack.enter_context(open_place(settings, "kafka", 3))
         series = measure(place, makes(mq, url), rows=options.rows, rounds=options.rounds)
-        with sa.create_engine(place.url, poolclass=sa.NullPool).connect() as connection:
-            described = server(connection)
-    told = report(
-        "transports",
-        started_at=started_at,
-        machine=machine(),
-        server=described,
-        note=options.note,
-        series=[series],
-    )
-    tell(told, as_json=options.json)
+        found = described(place.url)
+    finish("transports", options, [series], started_at=started_at, server=found)
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Final, Protocol, Self
 
 import sqlalchemy as sa
 
-from outbox.table import outbox_checkpoint
 from tests.acceptance import counting
+from tests.progress import floor
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -326,13 +326,6 @@ def reversals(events: Sequence[Raised]) -> int:
         found += value < highest.get(key, 0)
         highest[key] = max(value, highest.get(key, 0))
     return found
-
-
-def floor(engine: sa.Engine) -> int:
-    """Return up to which number the route has delivered."""
-    with engine.connect() as connection:
-        position = connection.scalar(sa.select(outbox_checkpoint.c.position))
-        return 0 if position is None else int(position["floor"])
 
 
 def effect_count(engine: sa.Engine) -> int:

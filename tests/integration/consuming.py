@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from outbox.transport import Delivery, Message
 from outbox.worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -121,6 +122,19 @@ def consume(
     assert subscriber.committed == len(subscriber.log)
     assert subscriber.is_closed
     return counts
+
+
+@contextmanager
+def working(worker: Worker) -> Iterator[None]:
+    """Let a worker run on a thread of its own while a block lasts."""
+    stop = threading.Event()
+    thread = threading.Thread(target=worker.run, args=(stop,))
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
 def effects(engine: sa.Engine) -> list[tuple[str, int]]:

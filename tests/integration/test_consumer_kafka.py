@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import threading
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,7 @@ from outbox.transports.kafka import Options, subscriber
 from outbox.transports.kafka.publishing import KafkaPublisher
 from outbox.worker import Worker
 from tests.integration import consuming_kafka
-from tests.integration.consuming import Base, Counted, counted, effects, write
+from tests.integration.consuming import Base, Counted, counted, effects, working, write
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -64,14 +63,8 @@ def replay(engine: sa.Engine, bootstrap_servers: str, topic: str) -> Counts:
     consumer.on(Counted)(write)
     options = consuming_kafka.options(bootstrap_servers)
     worker = Worker(consumer, subscriber("events", options, f"again-{topic}", [topic]))
-    stop = threading.Event()
-    thread = threading.Thread(target=worker.run, args=(stop,))
-    thread.start()
-    try:
+    with working(worker):
         eventually(lambda: worker.counts.duplicate >= COUNT, why=lambda: worker.counts)
-    finally:
-        stop.set()
-        thread.join()
     return worker.counts
 
 

@@ -20,7 +20,8 @@ from outbox.transports import receiving_transport_of
 from outbox.worker import open_worker
 from relay.daemon import Relay
 from tests.acceptance.cli import Program
-from tests.integration.consuming import TYPE, Base, Counted, effects, write
+from tests.integration.consuming import TYPE, Base, Counted, effects, working, write
+from tests.progress import floor
 from tests.s3_log import listed
 from tests.waiting import eventually
 
@@ -103,14 +104,7 @@ class World:
 
     def await_progress(self) -> None:
         """Wait until the relay has stored that everything is published."""
-        query = sa.select(outbox_checkpoint.c.position)
-
-        def floor() -> int:
-            with self.engine.connect() as connection:
-                position = connection.scalars(query).one_or_none()
-            return int(position["floor"]) if position else 0
-
-        eventually(lambda: floor() >= self.count)
+        eventually(lambda: floor(self.engine) >= self.count)
 
     def call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         done = self.program.run(*arguments, "--yes")
@@ -208,14 +202,9 @@ def test_replayed_events_come_again_marked_and_in_order_while_the_route_goes_on(
 
     consumer = Consumer("tests", database=world.engine)
     consumer.on(Counted)(write)
-    worker, stop = open_worker(consumer, world.settings), threading.Event()
-    thread = threading.Thread(target=worker.run, args=(stop,))
-    thread.start()
-    try:
+    worker = open_worker(consumer, world.settings)
+    with working(worker):
         eventually(lambda: worker.counts.duplicate >= sent, why=lambda: worker.counts)
-    finally:
-        stop.set()
-        thread.join()
     assert worker.counts.duplicate == sent
     handled: Arrived = {}
     for key, n in effects(world.engine):
