@@ -28,6 +28,7 @@ from outbox.table import outbox_checkpoint, outbox_event
 from relay import lease
 from relay.database import IDLE_SECONDS, make_engine, transaction
 from relay.lease import Grant
+from tests import append_transport
 from tests.absence import skipped_unless_ci
 from tests.waiting import eventually
 from tools.servers.clock import find_faketime, wrong_clock
@@ -194,13 +195,10 @@ class Fleet:
     def is_active(self, route: str) -> bool:
         """Tell whether who published last to a route has its lease."""
         lines, holder = self.published(route), self.holder(route)
-        return bool(lines) and holder is not None and lines[-1][0] == holder.pid
+        return bool(lines) and holder is not None and lines[-1].writer == holder.pid
 
-    def published(self, route: str) -> list[tuple[int, str, str]]:
-        """Writer, key and id of what arrived, in order."""
-        path = self.path(route)
-        lines = path.read_text().splitlines() if path.exists() else []
-        return [(int(writer), key, id_) for writer, key, id_ in map(str.split, lines)]
+    def published(self, route: str) -> list[append_transport.Line]:
+        return append_transport.published(self.path(route))
 
     def end(self, process: subprocess.Popen[bytes], by: signal.Signals) -> None:
         process.send_signal(by)

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Final
 import pytest
 import sqlalchemy as sa
 
+from tests import append_transport
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -88,9 +90,8 @@ class Published:
             whole, _, _ = file.read().rpartition(b"\n")
         if whole:
             self._offset += len(whole) + 1
-            for line in whole.decode().split("\n"):
-                _, key, event_id = line.split()
-                self.events.append((key, int(event_id.replace("-", ""), 16)))
+            for line in append_transport.lines(whole.decode()):
+                self.events.append((line.key, int(line.id.replace("-", ""), 16)))
 
 
 def insert(connection: sa.Connection, key: str, first: int, last: int) -> None:

@@ -20,6 +20,7 @@ import pytest
 import sqlalchemy as sa
 
 from outbox.table import outbox_checkpoint, outbox_event
+from tests import append_transport
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -76,16 +77,14 @@ class World:
     def writer(self) -> int | None:
         """The process that published last."""
         lines = self.published()
-        return int(lines[-1][0]) if lines else None
+        return lines[-1].writer if lines else None
 
     def log(self, number: int) -> list[dict[str, Any]]:
         lines = (self.folder / f"relay-{number}.log").read_text().splitlines()
         return [json.loads(line) for line in lines]
 
-    def published(self) -> list[tuple[str, str, str]]:
-        """Writer, key and id of what arrived, in order."""
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
-        return [(writer, key, id_) for writer, key, id_ in map(str.split, lines)]
+    def published(self) -> list[append_transport.Line]:
+        return append_transport.published(self.path)
 
     def row(self) -> sa.Row[Any] | None:
         with self.engine.begin() as connection:

@@ -27,6 +27,7 @@ from relay import lease, selfcheck
 from relay.retention import sweep
 from relay.retention_state import State
 from relay.status import route_status
+from tests import append_transport
 from tests.emitting import Happened
 from tests.pages import block, page
 from tests.waiting import eventually
@@ -109,9 +110,8 @@ def relaying(url: str, path: Path) -> Iterator[None]:
 def delivered(path: Path) -> dict[str, list[str]]:
     """Return the ids of what the file transport has, by key."""
     found: dict[str, list[str]] = defaultdict(list)
-    for line in path.read_text().splitlines() if path.exists() else ():
-        _, key, event_id = line.split()
-        found[key].append(event_id)
+    for line in append_transport.published(path):
+        found[line.key].append(line.id)
     return found
 
 
