@@ -28,6 +28,8 @@ from outbox.table import outbox_dead_letter as letters
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
+    from sqlalchemy.engine import Dialect
+
     from outbox.dialect import Columns
 
 __all__ = [
@@ -108,8 +110,14 @@ def record(
         return
     rows = [to_row(stage, owner, failure) for failure in failures]
     _reopen(connection, stage, owner, rows)
+    connection.execute(_insert(connection.dialect), rows)
+
+
+# Making a statement takes longer than sending it, and a flood of poison sends many.
+@lru_cache(maxsize=8)
+def _insert(dialect: Dialect) -> sa.Insert:
     keys = ["stage", "owner", "source", "event_id"]
-    connection.execute(insert_unless_there(letters, connection.dialect, keys, _again), rows)
+    return insert_unless_there(letters, dialect, keys, _again)
 
 
 def _again(new: Columns) -> dict[str, Any]:
@@ -130,25 +138,33 @@ def _reopen(connection: sa.Connection, stage: str, owner: str, rows: list[dict[s
     by_event = {(row["source"], row["event_id"]): row for row in rows}
     names = list(by_event)
     for start in range(0, len(names), CHUNK):
-        query = (
-            sa.select(letters.c.id, letters.c.source, letters.c.event_id, letters.c.attempt_count)
-            .where(letters.c.stage == stage, letters.c.owner == owner)
-            .where(letters.c.resolved_at.is_not(None))
-            .where(
-                sa.tuple_(letters.c.source, letters.c.event_id).in_(names[start : start + CHUNK])
-            )
-            .with_for_update()
-        )
-        for name in MYSQL:
-            # It would rather walk through a small table, and lock all of it.
-            query = query.with_hint(letters, "FORCE INDEX (outbox_dead_letter_event)", name)
-        found = connection.execute(query).all()
+        bound = {"stage": stage, "owner": owner, "names": names[start : start + CHUNK]}
+        found = connection.execute(_resolved(), bound).all()
         for _, source, event_id, attempt_count in found:
             by_event[source, event_id]["attempt_count"] += attempt_count
         if found:
             # One by one, for the same reason.
             gone = sa.delete(letters).where(letters.c.id == sa.bindparam("gone"))
             connection.execute(gone, [{"gone": row.id} for row in found])
+
+
+@lru_cache
+def _resolved() -> sa.Select[Any]:
+    query = (
+        sa.select(letters.c.id, letters.c.source, letters.c.event_id, letters.c.attempt_count)
+        .where(letters.c.stage == sa.bindparam("stage"), letters.c.owner == sa.bindparam("owner"))
+        .where(letters.c.resolved_at.is_not(None))
+        .where(
+            sa.tuple_(letters.c.source, letters.c.event_id).in_(
+                sa.bindparam("names", expanding=True)
+            )
+        )
+        .with_for_update()
+    )
+    for name in MYSQL:
+        # It would rather walk through a small table, and lock all of it.
+        query = query.with_hint(letters, "FORCE INDEX (outbox_dead_letter_event)", name)
+    return query
 
 
 def any_unresolved(connection: sa.Connection, stage: Stage, owner: str) -> bool:

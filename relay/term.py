@@ -25,7 +25,7 @@ from outbox.errors import (
     OutboxError,
 )
 from outbox.rows import Rows
-from outbox.transport import PUBLISHED
+from outbox.transport import Retry
 from outbox.transports import transport_of
 from relay import plan
 from relay.capture import open_capture
@@ -63,6 +63,8 @@ PASSING: Final = (LeaseLostError, CaptureRestartedError, DatabaseUnavailableErro
 """What ends a term and is no fault of the route."""
 MAX_PORTION: Final = 50_000
 """Events that a round publishes at most; no page is larger."""
+LETTERS_SECONDS: Final = 0.05
+"""How long a route rests after it wrote letters, so that a flood of them is few transactions."""
 TRUST_SECONDS: Final = 0.02
 """How often a publisher that may not act looks whether it may again."""
 
@@ -257,6 +259,8 @@ class Term:
                 if work.set_aside:
                     self._set_aside(work, position)
                 self._settle(position)
+                if work.set_aside:
+                    self._ended.wait(LETTERS_SECONDS)
                 parts = [plan.park(part, work.blocked) for part in parts]
 
     def _round(self, work: plan.Work, batch: Group) -> plan.Work:
@@ -272,7 +276,7 @@ class Term:
             self._reader.wakeup.pace.published(time.monotonic() - started)
         work = plan.after(work, outcomes, self._settings.on_dead)
         self._counts.published += work.published_count - before
-        self._adjust(len(outcomes), work.published_count - before)
+        self._adjust(len(outcomes), len(work.events))
         if not work.is_done:
             self._checkpoint.settle(batch.position(work.settled_count))
             if work.published_count > before:
@@ -283,15 +287,15 @@ class Term:
                 self._stall.wait(work.error)
         return work
 
-    def _adjust(self, count: int, published_count: int) -> None:
-        """Let the next round take half as much where nothing was published, until all is again.
+    def _adjust(self, count: int, left_count: int) -> None:
+        """Let the next round take half as much where all is left, until nothing is again.
 
         A transaction with more than the broker takes in time would fail for ever; and where it
         does not say which event it refuses, fewer at once tell.
         """
-        if published_count == 0:
+        if left_count == count:
             self._portion = max(1, count // 2)
-        elif published_count == count:
+        elif left_count == 0:
             self._portion = min(MAX_PORTION, self._portion * 2)
 
     def _publish_again(
@@ -300,7 +304,7 @@ class Term:
         """Publish events of dead letters, which moves the route nowhere."""
         self._await_trust()
         outcomes = self._guarantee.publish(Rows.of(envelopes), self._position, letters=letters)
-        self._adjust(len(outcomes), outcomes.count(PUBLISHED))
+        self._adjust(len(outcomes), sum(isinstance(outcome, Retry) for outcome in outcomes))
         return outcomes
 
     def _await_trust(self) -> None:

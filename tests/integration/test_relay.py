@@ -30,6 +30,7 @@ from relay.capture import open_capture
 from relay.capture.position import rewind
 from relay.daemon import Relay, Summary, Until
 from relay.status import RouteStatus, route_status
+from relay.term import LETTERS_SECONDS
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -430,6 +431,34 @@ def test_a_dead_event_parks_its_key_and_the_others_flow(world: World) -> None:
     assert counts == [(1, 1), (0, 1)]
     assert (world.status().dead_count, world.status().parked_count) == (1, 2)
     assert world.status().backlog_count == 0
+
+
+def test_a_backlog_of_poison_becomes_letters_by_the_page(postgres_engine: sa.Engine) -> None:
+    world = make_world(postgres_engine, page_size=100)
+    for number in range(20):
+        world.emit(*[str(100 * number + place) for place in range(100)], key=None)
+    with world.broker.refuse(lambda _: True, TOO_LARGE):
+        assert world.drain().routes["m"].dead == 2_000
+    assert letter_transactions(postgres_engine) <= 20
+
+
+def test_a_flood_of_poison_is_few_transactions(postgres_engine: sa.Engine) -> None:
+    world = make_world(postgres_engine)
+    with world.broker.refuse(lambda _: True, TOO_LARGE), world.relay().running():
+        started = time.monotonic()
+        for number in range(200):
+            world.emit(str(number), key=None)
+        eventually(lambda: world.status().dead_count == 200)
+        seconds = time.monotonic() - started
+    assert letter_transactions(postgres_engine) <= seconds / LETTERS_SECONDS + 1
+
+
+def letter_transactions(engine: sa.Engine) -> int:
+    """Count the transactions that wrote letters."""
+    with engine.begin() as connection:
+        query = "SELECT count(DISTINCT CAST(xmin AS text)) FROM outbox_dead_letter"
+        found: int = connection.scalar(sa.text(query)) or 0
+    return found
 
 
 def test_a_skipped_event_holds_up_nobody(engine: sa.Engine) -> None:
