@@ -38,6 +38,8 @@ from outbox.errors import (
     UsageError,
 )
 from outbox.event import event
+from outbox.keys import KeyStore, MasterKeys, TableKeyStore, use_key_store
+from outbox.personal import Personal
 from outbox.publisher import EventPublisher
 from outbox.settings import Settings
 from outbox.table import metadata
@@ -60,16 +62,21 @@ __all__ = [
     "HeldBackError",
     "InDoubtError",
     "InvalidEventError",
+    "KeyStore",
     "LeaseLostError",
+    "MasterKeys",
     "NoTransactionError",
     "OutboxError",
     "PermanentError",
+    "Personal",
     "RecordRefusedError",
     "Settings",
+    "TableKeyStore",
     "TransientError",
     "UnregisteredEventError",
     "UsageError",
     "emit",
     "event",
     "metadata",
+    "use_key_store",
 ]

@@ -19,14 +19,19 @@ from outbox.envelope import JSON_CONTENT_TYPE, MAX_NAME_BYTES, Draft, new_id
 from outbox.errors import EventTooLargeError, InvalidEventError, NoTransactionError, UsageError
 from outbox.event import catalogue
 from outbox.insert import insert_sqlite, statement
+from outbox.keys import require_key_store
+from outbox.sealing import Collector
 from outbox.settings import MAX_RECORD_BYTES
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import psycopg
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
 
     from outbox.envelope import Envelope
     from outbox.event import EventType
+    from outbox.sealing import Secret
 
     Target: TypeAlias = (
         Session
@@ -110,7 +115,8 @@ def emit(
     draft.version = event_type.version
     draft.time = datetime.now(UTC) if time is None else _time(time)
     draft.content_type = JSON_CONTENT_TYPE
-    draft.data = event_type.dump(event)
+    collector = Collector() if event_type.personal else None
+    draft.data = event_type.dump(event, collector)
     draft.subject = _text("subject", subject)
     draft.partition_key = _key(event_type, event) if key is None else _name("key", key)
     draft.topic = _text("topic", topic)
@@ -128,8 +134,23 @@ def emit(
     envelope = draft.finish()
     if may_exceed(envelope, size_limit):
         _check_size(event_type, envelope, size_limit)
-    _add(target, envelope)
+    _add(target, envelope, _secrets(collector, event_type, event) if collector else ())
     return envelope
+
+
+def _secrets(collector: Collector, event_type: EventType, event: object) -> Sequence[Secret]:
+    """Return the personal values of an event, each with its subject."""
+
+    def subject_of(field: str | None) -> str:
+        name = field or event_type.key or ""
+        subject = event_type.text_of(event, name)
+        if not subject:
+            raise InvalidEventError(
+                f"{event_type} has personal data, and nothing in {name!r} that says whose it is"
+            )
+        return subject
+
+    return collector.secrets(subject_of)
 
 
 def _check_size(event_type: EventType, envelope: Envelope, limit: int) -> None:
@@ -142,12 +163,19 @@ def _check_size(event_type: EventType, envelope: Envelope, limit: int) -> None:
         )
 
 
-def _add(target: object, envelope: Envelope) -> None:
+def _add(target: object, envelope: Envelope, secrets: Sequence[Secret]) -> None:
     target = _sync(target)
+    if secrets:
+        require_key_store()  # here, and not when the transaction is about to commit
     if isinstance(target, Session):
-        pending.add_to_session(target, envelope)
+        pending.add_to_session(target, envelope, secrets)
     elif isinstance(target, sa.Connection):
-        pending.add_to_connection(target, envelope)
+        pending.add_to_connection(target, envelope, secrets)
+    elif secrets:
+        raise UsageError(
+            "an event with personal data needs a key from a table, so emit it on a SQLAlchemy"
+            f" Session or Connection, not on {type(target).__module__}.{type(target).__qualname__}"
+        )
     elif isinstance(target, sqlite3.Connection):
         _insert_sqlite(target, envelope)
     elif _is_psycopg(target, "Connection"):

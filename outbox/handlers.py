@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from outbox.errors import DecodeError, EventDefinitionError, PermanentError
 from outbox.event import catalogue
+from outbox.sealing import without_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -136,7 +137,7 @@ def _plain(envelope: Envelope) -> Any:
 
 def _json(envelope: Envelope) -> Any:
     try:
-        return orjson.loads(envelope.data)
+        return orjson.loads(without_tokens(envelope.data))
     except orjson.JSONDecodeError as exc:
         raise DecodeError(f"its data is not {envelope.content_type}: {exc}") from exc
 

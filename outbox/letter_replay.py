@@ -9,8 +9,9 @@ from outbox import dead_letter, inbox
 from outbox.batch import Conflict, Done, Fault, Pause, Unavailable
 from outbox.envelope import Envelope
 from outbox.errors import PermanentError
+from outbox.opening import opener
 from outbox.reading import decode, identity
-from outbox.settlement import Counts, log_outage, reason
+from outbox.settlement import Counts, log_outage, reason, withheld
 from outbox.transaction import Job
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def _fail(
     count = failure_counts[letter.id] = failure_counts.get(letter.id, 0) + 1
     logger.warning(
         "a dead letter failed again",
-        exc_info=error,
+        exc_info=withheld(error, [letter.content]),
         extra={"consumer": consumer.name, "letter": letter.id, "attempt": count},
     )
     if count < max_attempts and not isinstance(error, PermanentError):
@@ -112,7 +113,7 @@ class LetterAttempt:
             return []
         if envelope.type not in self._consumer.handlers:
             raise PermanentError(f"consumer {name!r} has no handler for {envelope.type}")
-        calls = self._consumer.handlers.load(envelope)
+        calls = self._consumer.handlers.load(opener([envelope])(envelope))
         dead_letter.resolve(connection, [letter.id])
         self.counts = Counts(handled=1)
         return [Job(0, envelope, calls, 1 + self._failure_counts.get(letter.id, 0))]
@@ -124,9 +125,9 @@ class Closing:
     def __init__(self, letter: Letter, error: Exception) -> None:
         """Take why."""
         self._letter = letter
-        self._error = error
+        self._reason = reason(error, letter.content)
 
     def prepare(self, session: Session) -> Sequence[Job]:
         """Write the reason; nothing is left to be handled."""
-        dead_letter.fail_again(session.connection(), self._letter.id, reason(self._error))
+        dead_letter.fail_again(session.connection(), self._letter.id, self._reason)
         return []

@@ -20,10 +20,15 @@ from sqlalchemy.orm import Session, SessionTransaction
 from outbox.doorbell import note_written
 from outbox.errors import NoTransactionError, UsageError
 from outbox.insert import INSERT, insert, is_autocommit
+from outbox.keys import require_key_store
 from outbox.rolled_back import is_rolled_back, watch
+from outbox.sealing import seal
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from outbox.envelope import Envelope
+    from outbox.sealing import Secret
 
 _KEY: Final = "outbox.pending"
 """Where `Session.info` keeps it."""
@@ -32,10 +37,12 @@ _KEY: Final = "outbox.pending"
 class Pending:
     """What one Session or Connection has still to write."""
 
-    __slots__ = ("commits", "envelopes", "is_flushing")
+    __slots__ = ("commits", "envelopes", "is_flushing", "secrets")
 
     def __init__(self) -> None:
         self.envelopes: list[Envelope] = []
+        self.secrets: dict[str, Sequence[Secret]] = {}
+        """Personal values of these envelopes, by the event's id."""
         self.is_flushing = False
         """A flush has begun, and our hook at its end is still to come."""
         self.commits: dict[SessionTransaction, int] = {}
@@ -48,12 +55,37 @@ class Pending:
                 "the database has rolled this transaction back in a deadlock, so the event would"
                 " commit without its state: roll back, and try the whole transaction again"
             )
+        if self.secrets:
+            self._seal(connection)
         insert(connection, self.envelopes)
         note_written(connection)
+        self.drop()
+
+    def drop(self) -> None:
+        """Forget what was not written."""
         self.envelopes = []
+        self.secrets = {}
+
+    def add(self, envelope: Envelope, secrets: Sequence[Secret]) -> None:
+        """Take one more."""
+        self.envelopes.append(envelope)
+        if secrets:
+            self.secrets[envelope.id] = secrets
+
+    def _seal(self, connection: sa.Connection) -> None:
+        """Encrypt the personal values, each with its subject's key; only once, should it fail."""
+        secrets = [secret for found in self.secrets.values() for secret in found]
+        keys = require_key_store().provide(connection, {secret.subject for secret in secrets})
+        self.envelopes = [
+            seal(envelope, self.secrets[envelope.id], keys)
+            if envelope.id in self.secrets
+            else envelope
+            for envelope in self.envelopes
+        ]
+        self.secrets = {}
 
 
-def add_to_session(session: Session, envelope: Envelope) -> None:
+def add_to_session(session: Session, envelope: Envelope, secrets: Sequence[Secret]) -> None:
     """Let an envelope commit with a Session's transaction.
 
     Raises `NoTransactionError` where none is open, and `UsageError` where the Session does not
@@ -72,7 +104,7 @@ def add_to_session(session: Session, envelope: Envelope) -> None:
     pending = _pending(session)
     if not pending.envelopes:
         _check_bind(session)
-    pending.envelopes.append(envelope)
+    pending.add(envelope, secrets)
     if pending.commits and _level(session) in pending.commits:
         _write_late(session, pending)
 
@@ -177,7 +209,7 @@ def _after_end(session: Session, transaction: SessionTransaction) -> None:
     pending: Pending | None = session.info.get(_KEY)
     if pending is None or not (transaction.nested or transaction.parent is None):
         return
-    pending.envelopes = []
+    pending.drop()
     pending.is_flushing = False
     # A commit announces itself before it releases the savepoints that are still open. What was
     # announced here and did not end this level is the commit of a level outside.
@@ -189,7 +221,9 @@ def _after_end(session: Session, transaction: SessionTransaction) -> None:
 _of_connection: Final[WeakKeyDictionary[sa.Connection, Pending]] = WeakKeyDictionary()
 
 
-def add_to_connection(connection: sa.Connection, envelope: Envelope) -> None:
+def add_to_connection(
+    connection: sa.Connection, envelope: Envelope, secrets: Sequence[Secret]
+) -> None:
     """Let an envelope commit with a Connection's transaction.
 
     Raises `NoTransactionError` where none is open.
@@ -213,7 +247,7 @@ def add_to_connection(connection: sa.Connection, envelope: Envelope) -> None:
     if pending is None:
         pending = _of_connection[connection] = Pending()
         _listen(connection)
-    pending.envelopes.append(envelope)
+    pending.add(envelope, secrets)
 
 
 def _listen(connection: sa.Connection) -> None:
@@ -247,4 +281,4 @@ def _write_at_end(connection: sa.Connection, *_: Any) -> None:
 def _drop_connection(connection: sa.Connection, *_: Any) -> None:
     pending = _of_connection.get(connection)
     if pending is not None:
-        pending.envelopes = []
+        pending.drop()

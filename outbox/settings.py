@@ -183,6 +183,27 @@ class RetentionSettings(BaseModel):
         return any(age is not None for age in (self.events, self.inbox, self.dead_letters))
 
 
+class PersonalSettings(BaseModel):
+    """How personal data in events is encrypted; see `outbox.keys`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    master_key: SecretStr | None = None
+    """32 bytes in base64, which wrap the keys of subjects; without it this program can neither
+    encrypt nor read personal data."""
+    former_master_keys: list[SecretStr] = []
+    """Those that it followed, until `outbox personal rewrap` has run."""
+    database_url: SecretStr | None = None
+    """Where the keys are, by default with the outbox."""
+
+    @model_validator(mode="after")
+    def _has_a_current_key(self) -> Self:
+        if self.master_key is None and self.former_master_keys:
+            msg = "former_master_keys are there, and no master_key that followed them"
+            raise ValueError(msg)
+        return self
+
+
 RESERVED: Final = "@"
 """What no route's name begins with: such rows of `outbox_checkpoint` are no routes."""
 
@@ -204,6 +225,7 @@ class Settings(BaseModel):
     routes: dict[str, RouteSettings] = {}
     consumers: dict[str, ConsumerSettings] = {}
     retention: RetentionSettings = RetentionSettings()
+    personal: PersonalSettings = PersonalSettings()
 
     @field_validator("routes")
     @classmethod

@@ -7,16 +7,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 import sqlalchemy as sa
+from pydantic import ValidationError
 
 from outbox import dead_letter, inbox
 from outbox.batch import DONE, Conflict, Fault, Pause, Try, Unavailable, plan
 from outbox.dead_letter import Failure
 from outbox.envelope import Envelope
-from outbox.errors import DecodeError, PermanentError
+from outbox.errors import DatabaseUnavailableError, DecodeError, PermanentError
+from outbox.event import problems
+from outbox.opening import opener
+from outbox.sealing import has_tokens
 from outbox.transaction import Job, job_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Sequence
 
     from sqlalchemy.orm import Session
 
@@ -24,10 +28,12 @@ if TYPE_CHECKING:
     from outbox.consumer import Consumer
     from outbox.handlers import Call
     from outbox.reading import Received
+    from outbox.transport import Message
 
 logger = logging.getLogger(__name__)
 
 PARKED: Final = "parked behind a dead letter of its key"
+UNTOLD: Final = "its text is not kept, because the event has personal data"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +92,7 @@ def settle(
     while step is not None:
         outcome: Outcome | None = None
         if isinstance(step, Try):
-            settlement = Settlement(consumer, step.tasks)
-            outcome = yield settlement
-            if settlement.has_met_known and outcome != DONE:
-                outcome = yield settlement
-            if outcome == DONE:
-                report(settlement.counts)
-                log_letters(consumer.name, settlement.failures)
-            else:
-                log_failure(consumer.name, outcome, step.tasks)
+            outcome = yield from _try(consumer, step.tasks, report)
         else:
             yield step
         try:
@@ -103,11 +101,35 @@ def settle(
             return
 
 
+def _try(
+    consumer: Consumer, tasks: Sequence[Task[Received]], report: Callable[[Counts], None]
+) -> Generator[Step, Outcome | None, Outcome | None]:
+    """Yield the transaction of some events; once more where one of them was known already."""
+    outcome: Outcome | None
+    try:
+        settlement = Settlement(consumer, tasks)
+    except DatabaseUnavailableError as exc:  # the one that has the keys of personal data
+        outcome = Unavailable(exc)
+    else:
+        outcome = yield settlement
+        if settlement.has_met_known and outcome != DONE:
+            outcome = yield settlement
+        if outcome == DONE:
+            report(settlement.counts)
+            log_letters(consumer.name, settlement.failures)
+            return outcome
+    log_failure(consumer.name, outcome, tasks)
+    return outcome
+
+
 class Settlement:
     """One transaction over a part of a batch."""
 
     def __init__(self, consumer: Consumer, tasks: Sequence[Task[Received]]) -> None:
-        """Parse the events, before any connection is held."""
+        """Parse the events, before any connection is held.
+
+        Raises `DatabaseUnavailableError` where the keys of their personal data cannot be had now.
+        """
         self.counts = Counts()
         """What the transaction does, should it commit."""
         self.failures: Sequence[Failure] = []
@@ -116,8 +138,10 @@ class Settlement:
         self._consumer = consumer
         self._tasks = tasks
         self._ids = [task.item.identity for task in tasks]
+        contents = (task.item.content for task in tasks)
+        open_ = opener(each for each in contents if isinstance(each, Envelope))
         load = consumer.handlers.load
-        self._loaded = [_load(load, index, task) for index, task in enumerate(tasks)]
+        self._loaded = [_load(load, open_, index, task) for index, task in enumerate(tasks)]
         """For each task what is to be called, or why it is to be a dead letter."""
 
     def prepare(self, session: Session) -> Sequence[Job]:
@@ -182,14 +206,17 @@ class Settlement:
                 jobs.append(loaded)
             else:
                 attempts = max(1, task.failure_count)
-                failures.append(Failure(content, reason(loaded), "dead", attempts, place))
+                failures.append(Failure(content, reason(loaded, content), "dead", attempts, place))
                 if key is not None:
                     blocked.add(key)
         return jobs, failures
 
 
 def _load(
-    load: Callable[[Envelope], Sequence[Call]], index: int, task: Task[Received]
+    load: Callable[[Envelope], Sequence[Call]],
+    open_: Callable[[Envelope], Envelope],
+    index: int,
+    task: Task[Received],
 ) -> Job | Exception:
     """Parse a task's event for its handlers, or say why it is to be a dead letter."""
     received, failure_count, error, is_given_up = task
@@ -199,16 +226,32 @@ def _load(
     if not isinstance(content, Envelope):
         return received.error or DecodeError("the message is no event")
     try:
-        return job_of((index, content, load(content), failure_count + 1))
+        return job_of((index, content, load(open_(content)), failure_count + 1))
     except PermanentError as exc:
         return exc
 
 
-def reason(error: BaseException) -> str:
+class WithheldError(Exception):
+    """Stands for a handler's error whose text may quote personal data; its traceback does not."""
+
+
+def withheld(error: Exception, contents: Iterable[Envelope | Message]) -> Exception:
+    """Return what may be told of an error: of an event with personal data, no handler's text."""
+    if not any(has_tokens(content.data) for content in contents):
+        return error
+    misfit = error.__cause__ if isinstance(error, PermanentError) else None
+    text = problems(misfit) if isinstance(misfit, ValidationError) else UNTOLD
+    made = WithheldError(f"{type(error).__name__}: {text}")
+    return made.with_traceback(error.__traceback__)
+
+
+def reason(error: Exception, content: Envelope | Message | None = None) -> str:
     """Say in one line's sense why an event is a dead letter; the traceback is for the log."""
-    text = f"{type(error).__name__}: {error}".replace("\0", "\\x00")
+    error = error if content is None else withheld(error, [content])
+    own = isinstance(error, WithheldError)
+    text = f"{error}" if own else f"{type(error).__name__}: {error}"
     # Half of a surrogate pair is no text that a database takes.
-    return text.encode(errors="backslashreplace").decode()
+    return text.replace("\0", "\\x00").encode(errors="backslashreplace").decode()
 
 
 def log_failure(consumer: str, outcome: Outcome | None, tasks: Sequence[Task[Received]]) -> None:
@@ -224,7 +267,8 @@ def log_failure(consumer: str, outcome: Outcome | None, tasks: Sequence[Task[Rec
                 "place": tasks[at].item.place,
                 "attempt": tasks[at].failure_count + 1,
             }
-        logger.warning("a handler's transaction failed", exc_info=outcome.error, extra=facts)
+        error = withheld(outcome.error, [task.item.content for task in tasks])
+        logger.warning("a handler's transaction failed", exc_info=error, extra=facts)
 
 
 def log_outage(consumer: str, error: Exception) -> None:

@@ -235,3 +235,18 @@ outbox_inbox = sa.Table(
     sa.Column("processed_at", clock.Timestamp, nullable=False, server_default=clock.now()),
     **INNODB,
 )
+
+outbox_personal_key = sa.Table(
+    "outbox_personal_key",
+    metadata,
+    sa.Column("id", Name(32), primary_key=True),
+    sa.Column("subject", Name(500, collation="C"), nullable=False),
+    # Empty for the key that is in use, of which a subject has one; else the id.
+    sa.Column("retired", Name(32), nullable=False, server_default=sa.text("('')")),
+    sa.Column("master_key", Name(16)),  # which one has wrapped it
+    sa.Column("wrapped_key", DATA),  # null: forgotten
+    sa.Column("created_at", clock.Timestamp, nullable=False, server_default=clock.now()),
+    sa.Column("forgotten_at", clock.Timestamp),
+    sa.UniqueConstraint("subject", "retired", name="outbox_personal_key_subject"),
+    **INNODB,
+)

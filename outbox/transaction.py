@@ -23,7 +23,12 @@ from outbox.dialect import (
     is_mysql,
     mysql_number,
 )
-from outbox.errors import ConfigurationError, NoTransactionError, UsageError
+from outbox.errors import (
+    ConfigurationError,
+    DatabaseUnavailableError,
+    NoTransactionError,
+    UsageError,
+)
 from outbox.rolled_back import is_rolled_back
 
 if TYPE_CHECKING:
@@ -297,7 +302,13 @@ def _judge_unprepared(error: Exception) -> Outcome:
             f" ({getattr(error, 'orig', error)}): run `outbox migrate` on it, and give its role"
             " the rights"
         ) from error
-    outages = (sa_exc.OperationalError, sa_exc.InterfaceError, sa_exc.TimeoutError, OSError)
+    outages = (
+        sa_exc.OperationalError,
+        sa_exc.InterfaceError,
+        sa_exc.TimeoutError,
+        OSError,
+        DatabaseUnavailableError,  # the one that has the keys of personal data
+    )
     return Unavailable(error) if isinstance(error, outages) else Fault(error, None)
 
 

@@ -17,6 +17,7 @@ from outbox.cli import (
     doctor,
     events,
     migrate,
+    personal,
     relay,
     replay,
     retention,
@@ -43,6 +44,8 @@ app.command("replay")(replay.replay)
 app.command("doctor")(doctor.doctor)
 app.command("retention")(retention.retention)
 app.add_typer(routes.app, name="routes")
+app.command("forget")(personal.forget)
+app.add_typer(personal.app, name="personal")
 app.add_typer(bench.app, name="bench")
 
 

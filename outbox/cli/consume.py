@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from outbox.cli import personal
 from outbox.cli.errors import CommandLineError
 from outbox.cli.invocation import Invocation, of
 from outbox.cli.process import (
@@ -23,6 +24,7 @@ from outbox.cli.process import (
     refuse_memory,
 )
 from outbox.consumer import Consumer
+from outbox.keys import use_key_store
 from outbox.worker import open_worker, spare_collector
 from relay.daemon import stopped_by_signals
 
@@ -59,6 +61,8 @@ def consume(
     idle_timeout = until_idle or (DRAIN_SECONDS if drain else None)
     settings = run.settings
     threshold = gc.get_threshold()
+    # Before the application is imported, which may bring a store of its own.
+    use_key_store(personal.store_of(run))
     consumer = load(which)
     is_spared = gc.get_threshold() != threshold  # the application's own choice
     route = route_of(run, consumer)

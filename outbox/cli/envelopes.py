@@ -8,6 +8,7 @@ import orjson
 
 from outbox.cli.output import Column, moment, visible
 from outbox.codec import time_text
+from outbox.sealing import REDACTED, without_tokens
 
 if TYPE_CHECKING:
     from outbox.cli.output import Output
@@ -20,6 +21,9 @@ COLUMNS: Final = (
     Column("key", shrinks=True),
     Column("data", shrinks=True),
 )
+
+SHOWN: Final = orjson.dumps(REDACTED)
+"""The JSON in the place of a personal value."""
 
 
 def cells(envelope: Envelope) -> tuple[object, ...]:
@@ -39,8 +43,8 @@ def line(envelope: Envelope) -> str:
 
 
 def text_of(data: bytes) -> str:
-    """Return data as text; bytes that are none are written out."""
-    return data.decode(errors="backslashreplace")
+    """Return data as text; bytes that are none are written out, and personal values are not."""
+    return without_tokens(data, SHOWN).decode(errors="backslashreplace")
 
 
 def fields(envelope: Envelope) -> list[tuple[str, object]]:
@@ -67,10 +71,11 @@ def fields(envelope: Envelope) -> list[tuple[str, object]]:
 
 
 def show_data(output: Output, data: bytes) -> None:
-    """Print data below the fields, laid out where it is JSON."""
+    """Print data below the fields, laid out where it is JSON, without its personal values."""
     output.line()
     try:
-        text = orjson.dumps(orjson.loads(data), option=orjson.OPT_INDENT_2).decode()
+        shown = orjson.loads(without_tokens(data, SHOWN))
+        text = orjson.dumps(shown, option=orjson.OPT_INDENT_2).decode()
     except orjson.JSONDecodeError:
         text = text_of(data)
     for part in text.splitlines():

@@ -1,0 +1,327 @@
+"""Personal data from the emit to the handler, and what is left of it once a person is forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import orjson
+import pytest
+import sqlalchemy as sa
+from pydantic import BaseModel
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.orm import Session
+
+import outbox
+from outbox.codec import ROW_COLUMNS, from_row
+from outbox.errors import (
+    ConfigurationError,
+    DatabaseUnavailableError,
+    InvalidEventError,
+    UsageError,
+)
+from outbox.keys import TableKeyStore, key_store
+from outbox.sealing import REDACTED, is_token
+from outbox.table import outbox_event, outbox_personal_key
+from tests.integration.consuming import QUICK, consume, letters
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Mapping
+
+    from outbox.envelope import Envelope
+    from outbox.keys import SubjectKey
+
+MASTER = "QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE="
+OTHER_MASTER = "QkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkI="
+NAME = "Ada Lovelace"
+
+
+class Address(BaseModel):
+    street: Annotated[str, outbox.Personal]
+    city: str
+
+
+@outbox.event("tests.personal.registered", key="customer_id")
+class Registered(BaseModel):
+    customer_id: str
+    name: Annotated[str, outbox.Personal]
+    year: Annotated[int | None, outbox.Personal] = None
+    addresses: list[Address] = []
+    friend_id: str | None = None
+    friend: Annotated[str | None, outbox.Personal(subject="friend_id")] = None
+
+
+def ada(**values: Any) -> Registered:
+    address = Address(street="St James's Square 12", city="London")
+    return Registered(
+        **{"customer_id": "c-1", "name": NAME, "year": 1815, "addresses": [address]} | values
+    )
+
+
+@pytest.fixture(params=["postgres", "sqlite", "mariadb"])
+def engine(request: pytest.FixtureRequest) -> sa.Engine:
+    found: sa.Engine = request.getfixturevalue(f"{request.param}_engine")
+    return found
+
+
+@contextmanager
+def using(store: outbox.KeyStore | None) -> Iterator[None]:
+    former = key_store()
+    outbox.use_key_store(store)
+    try:
+        yield
+    finally:
+        outbox.use_key_store(former)
+
+
+@pytest.fixture
+def store(engine: sa.Engine) -> Iterator[TableKeyStore]:
+    made = TableKeyStore(outbox.MasterKeys(MASTER), engine)
+    with using(made):
+        yield made
+
+
+def emit(engine: sa.Engine, *events: object) -> None:
+    with Session(engine) as session, session.begin():
+        session.connection()
+        for event in events:
+            outbox.emit(session, event)
+
+
+def stored(engine: sa.Engine) -> list[Envelope]:
+    """Return the events as a consumer receives them."""
+    columns = [outbox_event.c[name] for name in ROW_COLUMNS]
+    with engine.connect() as connection:
+        rows = connection.execute(sa.select(*columns).order_by(outbox_event.c.seq))
+        return [from_row(**{**row._mapping, "source": "/tests"}) for row in rows]
+
+
+def consumed(engine: sa.Engine, log: list[Envelope], name: str = "reader") -> list[Registered]:
+    consumer = outbox.Consumer(name, database=engine)
+    found: list[Registered] = []
+    consumer.on(Registered)(lambda event, _: found.append(event))
+    consume(consumer, log)
+    return found
+
+
+def test_what_is_stored_is_not_in_clear_and_a_consumer_reads_it(
+    engine: sa.Engine, store: TableKeyStore
+) -> None:
+    event = ada(friend_id="c-2", friend="Charles Babbage")
+    emit(engine, event)
+    (envelope,) = stored(engine)
+    for clear in (b"Lovelace", b"1815", b"Square", b"Babbage"):
+        assert clear not in envelope.data
+    assert b"London" in envelope.data
+    assert consumed(engine, [envelope]) == [event]
+
+
+def test_who_has_no_key_store_reads_that_nothing_is_to_be_read(
+    engine: sa.Engine, store: TableKeyStore
+) -> None:
+    emit(engine, ada())
+    with using(None):
+        (found,) = consumed(engine, stored(engine))
+        assert (found.name, found.year, found.addresses[0].street) == (REDACTED, None, REDACTED)
+        assert found.addresses[0].city == "London"
+        plain: list[Any] = []
+        consumer = outbox.Consumer("plain", database=engine)
+        consumer.on("tests.personal.registered")(lambda event, _: plain.append(event))
+        consume(consumer, stored(engine))
+    assert plain[0]["name"] is None
+    assert plain[0]["customer_id"] == "c-1"
+
+
+def test_a_forgotten_person_is_gone_from_what_was_stored_and_nobody_else_is(
+    engine: sa.Engine, store: TableKeyStore
+) -> None:
+    emit(engine, ada(friend_id="c-2", friend="Charles"), ada(customer_id="c-3", name="Mary"))
+    assert store.forget("c-1") == 1
+    assert store.forget("c-1") == 0
+    first, second = consumed(engine, stored(engine))
+    assert (first.name, first.year, first.friend) == (REDACTED, None, "Charles")
+    assert second.name == "Mary"
+    with engine.connect() as connection:
+        query = sa.select(outbox_personal_key).where(outbox_personal_key.c.subject == "c-1")
+        (row,) = connection.execute(query)
+    assert row.wrapped_key is None
+    assert row.forgotten_at is not None
+
+
+def test_a_person_who_comes_back_has_a_new_key(engine: sa.Engine, store: TableKeyStore) -> None:
+    emit(engine, ada())
+    store.forget("c-1")
+    emit(engine, ada())
+    assert [event.name for event in consumed(engine, stored(engine))] == [REDACTED, NAME]
+
+
+def test_events_of_one_person_share_a_key_in_one_transaction_and_in_several(
+    engine: sa.Engine, store: TableKeyStore
+) -> None:
+    emit(engine, ada(), ada())
+    emit(engine, ada())
+    with engine.connect() as connection:
+        count = connection.scalar(sa.select(sa.func.count()).select_from(outbox_personal_key))
+    assert count == 1
+
+
+def test_a_transaction_that_is_rolled_back_leaves_no_key(
+    engine: sa.Engine, store: TableKeyStore
+) -> None:
+    with Session(engine) as session:
+        session.connection()
+        outbox.emit(session, ada())
+        session.flush()
+        session.rollback()
+    with engine.connect() as connection:
+        assert connection.execute(sa.select(outbox_personal_key)).all() == []
+    assert stored(engine) == []
+
+
+def test_a_savepoint_that_is_rolled_back_takes_its_values_with_it(
+    engine: sa.Engine, store: TableKeyStore
+) -> None:
+    with Session(engine) as session, session.begin():
+        session.connection()
+        outbox.emit(session, ada(name="kept"))
+        savepoint = session.begin_nested()
+        outbox.emit(session, ada(name="dropped"))
+        savepoint.rollback()
+        outbox.emit(session, ada(name="kept too"))
+    assert [event.name for event in consumed(engine, stored(engine))] == ["kept", "kept too"]
+
+
+@pytest.mark.parametrize("engine", ["postgres", "mariadb"], indirect=True)
+def test_writers_who_meet_at_a_new_person_use_one_key(
+    engine: sa.Engine, store: TableKeyStore
+) -> None:
+    """All look before one has made it; SQLite has one writer at a time."""
+    barrier = threading.Barrier(4)
+
+    def write() -> None:
+        with engine.begin() as connection:
+            connection.execute(sa.select(outbox_personal_key)).all()
+            barrier.wait(30)
+            outbox.emit(connection, ada())
+
+    threads = [threading.Thread(target=write) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [event.name for event in consumed(engine, stored(engine))] == [NAME] * 4
+    with engine.connect() as connection:
+        assert len(connection.execute(sa.select(outbox_personal_key)).all()) == 1
+
+
+def test_connections_and_async_sessions_encrypt_as_well(
+    sqlite_url: str, sqlite_engine: sa.Engine
+) -> None:
+    async def on_session() -> None:
+        engine = create_async_engine(sqlite_url.replace("sqlite://", "sqlite+aiosqlite://"))
+        async with AsyncSession(engine) as session, session.begin():
+            await session.connection()
+            outbox.emit(session, ada(name="async"))
+        await engine.dispose()
+
+    with using(TableKeyStore(outbox.MasterKeys(MASTER), sqlite_engine)):
+        asyncio.run(on_session())
+        with sqlite_engine.begin() as connection:
+            outbox.emit(connection, ada(name="core"))
+        found = consumed(sqlite_engine, stored(sqlite_engine))
+    assert [event.name for event in found] == ["async", "core"]
+
+
+def test_a_process_without_keys_says_at_the_call_what_to_do(engine: sa.Engine) -> None:
+    with Session(engine) as session, session.begin():
+        session.connection()
+        with pytest.raises(ConfigurationError, match="use_key_store"):
+            outbox.emit(session, ada())
+    assert stored(engine) == []
+
+
+def test_a_drivers_own_connection_is_refused(
+    sqlite_engine: sa.Engine,
+) -> None:
+    with using(TableKeyStore(outbox.MasterKeys(MASTER))), sqlite_engine.connect() as connection:
+        driver: Any = connection.connection.driver_connection
+        driver.execute("BEGIN")
+        with pytest.raises(UsageError, match="Session or Connection"):
+            outbox.emit(driver, ada())
+
+
+def test_personal_data_of_nobody_is_refused(engine: sa.Engine, store: TableKeyStore) -> None:
+    with Session(engine) as session, session.begin():
+        session.connection()
+        with pytest.raises(InvalidEventError, match="'friend_id'"):
+            outbox.emit(session, ada(friend="Charles"))
+
+
+def test_a_letter_and_the_log_of_a_failed_handler_quote_nothing(
+    engine: sa.Engine, store: TableKeyStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    emit(engine, ada())
+    consumer = outbox.Consumer("failing", database=engine)
+
+    @consumer.on(Registered)
+    def fail(event: Registered, context: outbox.Context) -> None:
+        raise ValueError(f"no letter for {event.name}")
+
+    with caplog.at_level(logging.INFO):
+        consume(consumer, stored(engine))
+    (letter,) = letters(engine)
+    assert letter.reason.startswith("ValueError: its text is not kept")
+    assert is_token(orjson.loads(letter.content.data)["name"])
+    told = [logging.Formatter().format(record) for record in caplog.records]
+    assert any("in fail" in text for text in told)  # where it failed is told
+    assert not any("Lovelace" in text for text in told)
+
+
+class Down:
+    """A key store that does not answer until it is told to."""
+
+    def __init__(self, store: TableKeyStore, failures: int) -> None:
+        self._store = store
+        self.failures = failures
+
+    def provide(
+        self, connection: sa.Connection, subjects: Collection[str], /
+    ) -> Mapping[str, SubjectKey]:
+        return self._store.provide(connection, subjects)
+
+    def find(self, ids: Collection[str], /) -> Mapping[str, bytes]:
+        self.failures -= 1
+        if self.failures >= 0:
+            raise DatabaseUnavailableError("the keys are away")
+        return self._store.find(ids)
+
+    def forget(self, subject: str, /) -> int:
+        return self._store.forget(subject)
+
+
+def test_keys_that_cannot_be_had_now_are_an_outage_and_make_no_letter(
+    engine: sa.Engine, store: TableKeyStore
+) -> None:
+    emit(engine, ada())
+    down = Down(store, 3 * QUICK.max_attempts)
+    with using(down):
+        (found,) = consumed(engine, stored(engine))
+    assert found.name == NAME
+    assert down.failures < 0
+    assert letters(engine) == []
+
+
+def test_keys_are_wrapped_anew_and_the_former_master_key_given_up(
+    engine: sa.Engine, store: TableKeyStore
+) -> None:
+    emit(engine, ada(), ada(customer_id="c-2"))
+    both = TableKeyStore(outbox.MasterKeys(OTHER_MASTER, [MASTER]), engine)
+    assert both.rewrap() == 2
+    assert both.rewrap() == 0
+    with using(TableKeyStore(outbox.MasterKeys(OTHER_MASTER), engine)):
+        assert [event.name for event in consumed(engine, stored(engine))] == [NAME, NAME]
+    with pytest.raises(ConfigurationError, match="wrapped by the master key"):
+        consumed(engine, stored(engine), "late")

@@ -1,0 +1,132 @@
+"""Tokens: what is in them, who can read them, and what is none."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from outbox.envelope import Envelope
+from outbox.errors import ConfigurationError
+from outbox.keys import MasterKeys, SubjectKey
+from outbox.sealing import (
+    PREFIX,
+    Collector,
+    Secret,
+    has_tokens,
+    is_token,
+    key_ids,
+    opened,
+    seal,
+    without_tokens,
+)
+
+ADA = SubjectKey("a" * 32, b"A" * 32)
+BOB = SubjectKey("b" * 32, b"B" * 32)
+KEYS = {"ada": ADA, "bob": BOB}
+SECRETS = {ADA.id: ADA.secret, BOB.id: BOB.secret}
+MASTER = "QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE="
+OTHER_MASTER = "QkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkI="
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+)
+
+
+def sealed(*personal: tuple[str, Any], event_id: str = "e-1", **others: Any) -> Envelope:
+    """Return an event whose fields `p0`, `p1` … are personal, of these subjects."""
+    collector = Collector()
+    data = {
+        f"p{number}": collector.hide(subject, orjson.dumps(value))
+        for number, (subject, value) in enumerate(personal)
+    }
+    envelope = Envelope(
+        id=event_id,
+        source="/s",
+        type="t",
+        time=datetime.now(UTC),
+        data=orjson.dumps(data | others),
+    )
+    return seal(envelope, collector.secrets(lambda name: name or ""), KEYS)
+
+
+@given(values, values, st.text())
+def test_what_was_sealed_is_read_with_the_keys(one: Any, other: Any, text: str) -> None:
+    envelope = sealed(("ada", one), ("bob", other), text=text)
+    assert key_ids(envelope.data) == {ADA.id, BOB.id}
+    found = orjson.loads(opened(envelope.data, envelope.id, SECRETS))
+    assert found == {"p0": one, "p1": other, "text": text}
+
+
+def test_the_value_is_nowhere_in_clear_and_never_encrypted_alike() -> None:
+    one, other = (sealed(("ada", "Ada Lovelace")).data for _ in range(2))
+    assert b"Lovelace" not in one
+    assert one != other
+
+
+def test_without_its_key_a_value_stays_a_token() -> None:
+    envelope = sealed(("ada", "Ada"), ("bob", "Bob"))
+    found = orjson.loads(opened(envelope.data, envelope.id, {BOB.id: BOB.secret}))
+    assert is_token(found["p0"])
+    assert found["p1"] == "Bob"
+    left = orjson.loads(without_tokens(orjson.dumps(found)))
+    assert left == {"p0": None, "p1": "Bob"}
+
+
+@pytest.mark.parametrize("secrets", [{ADA.id: b"C" * 32}, SECRETS])
+def test_a_token_is_read_with_its_own_key_in_its_own_event_alone(secrets: dict[str, bytes]) -> None:
+    envelope = sealed(("ada", "Ada"))
+    event_id = envelope.id if secrets is not SECRETS else "e-2"
+    assert opened(envelope.data, event_id, secrets) == envelope.data
+
+
+@given(st.text())
+def test_texts_of_users_are_no_tokens(text: str) -> None:
+    data = orjson.dumps({"text": PREFIX + text, "more": f'"{PREFIX}1:{ADA.id}:{"A" * 60}"'})
+    assert opened(data, "e-1", SECRETS) == data
+    assert without_tokens(data) == data
+
+
+def test_a_token_that_somebody_wrote_by_hand_is_left_alone() -> None:
+    data = orjson.dumps({"text": f"{PREFIX}1:{ADA.id}:{'A' * 60}"})
+    assert has_tokens(data)
+    assert opened(data, "e-1", SECRETS) == data
+
+
+def test_a_placeholder_is_known_as_one_and_cannot_be_guessed() -> None:
+    one, other = Collector(), Collector()
+    placeholder = one.hide(None, b'"Ada"')
+    assert is_token(placeholder)
+    assert placeholder != other.hide(None, b'"Ada"')
+    assert one.secrets(lambda _: "ada") == (Secret("ada", f'"{placeholder}"'.encode(), b'"Ada"'),)
+    assert "Ada" not in repr(one)
+
+
+def test_a_wrapped_key_opens_with_its_master_key_and_under_its_own_id_alone() -> None:
+    master = MasterKeys(MASTER)
+    master_id, wrapped = master.wrap(ADA)
+    assert ADA.secret not in wrapped
+    assert master.unwrap(master_id, ADA.id, wrapped) == ADA.secret
+    assert MasterKeys(OTHER_MASTER, [MASTER]).unwrap(master_id, ADA.id, wrapped) == ADA.secret
+    with pytest.raises(ConfigurationError, match="was changed"):
+        master.unwrap(master_id, BOB.id, wrapped)
+    with pytest.raises(ConfigurationError, match="which is none of"):
+        MasterKeys(OTHER_MASTER).unwrap(master_id, ADA.id, wrapped)
+
+
+@pytest.mark.parametrize("text", ["", "secret", "QUFB", MASTER[:-2], "ß" * 44])
+def test_what_is_no_master_key_is_refused_without_being_shown(text: str) -> None:
+    with pytest.raises(ConfigurationError, match="32 bytes in base64") as caught:
+        MasterKeys(text)
+    assert not text or text not in str(caught.value)
+
+
+def test_no_key_is_shown() -> None:
+    shown = f"{MasterKeys(MASTER)} {ADA} {MasterKeys(MASTER)!r}"
+    assert MASTER not in shown
+    assert "AAAA" not in shown
