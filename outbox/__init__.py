@@ -38,9 +38,11 @@ from outbox.errors import (
     UsageError,
 )
 from outbox.event import event
+from outbox.personal import Personal
 from outbox.publisher import EventPublisher
 from outbox.settings import Settings
 from outbox.table import metadata
+from outbox.upcasters import upcast
 
 __all__ = [
     "BrokerUnavailableError",
@@ -64,6 +66,7 @@ __all__ = [
     "NoTransactionError",
     "OutboxError",
     "PermanentError",
+    "Personal",
     "RecordRefusedError",
     "Settings",
     "TransientError",
@@ -72,4 +75,5 @@ __all__ = [
     "emit",
     "event",
     "metadata",
+    "upcast",
 ]

@@ -1,26 +1,33 @@
 """Typed events: the type name, version and key of a class, and its data as bytes.
 
-Pydantic models, dataclasses and TypedDicts serve alike; pydantic validates all of them.
+Pydantic models, dataclasses, TypedDicts and attrs classes serve alike; pydantic validates all of
+them.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import re
 import sys
 import typing
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import typing_extensions
 from pydantic import BaseModel, PydanticSchemaGenerationError, PydanticUserError, TypeAdapter
-from pydantic_core import PydanticSerializationError, ValidationError
+from pydantic.errors import PydanticInvalidForJsonSchema
+from pydantic.json_schema import GenerateJsonSchema
+from pydantic_core import PydanticSerializationError, ValidationError, from_json, to_json
 
+from outbox import attrs_class
 from outbox.errors import EventDefinitionError, InvalidEventError, UnregisteredEventError
+from outbox.personal import PersonalField, RecursionInPersonalError, marked
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from pydantic_core import ErrorDetails
 
@@ -29,7 +36,7 @@ Class = TypeVar("Class", bound=type)
 TYPE_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class EventType:
     """One registered class: what its events are called and how they become bytes."""
 
@@ -40,6 +47,97 @@ class EventType:
     """The field whose value is the partition key; None where events have no order."""
     cls: type
     adapter: TypeAdapter[Any]
+    description: str | None = None
+    owner: str | None = None
+    """Who answers for it, for instance a team."""
+    given_examples: tuple[Any, ...] = dataclasses.field(default=(), compare=False)
+
+    @cached_property
+    def examples(self) -> Sequence[Any]:
+        """The examples as parsed JSON; raises `EventDefinitionError` where one does not fit."""
+        return [self._example(number, each) for number, each in enumerate(self.given_examples, 1)]
+
+    def _example(self, number: int, example: object) -> Any:
+        try:
+            if not isinstance(example, self.cls):
+                example = self.load(to_json(example, by_alias=True))
+            return from_json(self.dump(example))
+        except ValidationError as exc:
+            found = problems(exc)
+        except PydanticSerializationError:
+            found = "it has a value that cannot become JSON"
+        except InvalidEventError as exc:
+            found = str(exc)
+        raise EventDefinitionError(
+            f"{self}: example {number} of {place(self.cls)} does not fit: {found}"
+        )
+
+    @cached_property
+    def json_schema(self) -> dict[str, Any]:
+        """The JSON Schema (draft 2020-12) of the data as `dump` writes it.
+
+        A field with a default is not required: older events, and other writers, may lack it.
+        Raises `EventDefinitionError` where a field has none, or a class is not complete by now.
+        """
+        try:
+            return self.adapter.json_schema(
+                by_alias=True, schema_generator=_SchemaGenerator, mode="serialization"
+            )
+        except PydanticInvalidForJsonSchema as exc:
+            raise EventDefinitionError(
+                f"{place(self.cls)} has a field that JSON Schema cannot describe: {exc.message}"
+            ) from exc
+        except PydanticUserError as exc:
+            raise EventDefinitionError(_unreadable(self.cls, exc)) from exc
+
+    @cached_property
+    def personal(self) -> tuple[PersonalField, ...]:
+        """The fields marked by `outbox.Personal`, nested ones included.
+
+        Raises `EventDefinitionError` where one has no subject, or could be in endless places.
+        """
+        try:
+            return tuple(self._personal(*each) for each in marked(self.json_schema))
+        except RecursionInPersonalError as exc:
+            raise EventDefinitionError(
+                f"{self}: {place(self.cls)} has a personal field inside {exc}, which contains"
+                " itself, so that its places cannot be listed: mark the whole field that holds it"
+            ) from None
+
+    def _personal(self, path: tuple[str, ...], subject: str | None) -> PersonalField:
+        name = subject or self.key
+        found = PersonalField(path, name or "")
+        if name is None:
+            raise EventDefinitionError(
+                f"{self}: {place(self.cls)} has the personal field {found}, and no key that says"
+                ' whose it is: name the field by outbox.Personal(subject="…")'
+            )
+        if name not in _fields(self.cls):
+            raise EventDefinitionError(
+                f"{self}: {place(self.cls)} has no field {name!r} to be the subject of {found};"
+                f" it has {', '.join(sorted(_fields(self.cls)))}"
+            )
+        return found
+
+    def json_name(self, field: str) -> str:
+        """Return the name that a field of the class has in its JSON."""
+        if attrs_class.is_attrs(self.cls):
+            return attrs_class.names(self.cls).get(field, field)
+        known = getattr(self.cls, "__pydantic_fields__", {}).get(field)
+        return field if known is None else known.serialization_alias or known.alias or field
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every class that its own one names is there by now."""
+        try:
+            _ = self.adapter.validator.title  # of whatever is complete
+        except PydanticUserError:
+            return False
+        return True
+
+    def check(self) -> None:
+        """Raise `EventDefinitionError` where the declaration is wrong, or not complete by now."""
+        _ = self.personal, self.examples
 
     def dump(self, event: object) -> bytes:
         """Serialise an event to JSON that its own class reads back.
@@ -61,7 +159,7 @@ class EventType:
         return data
 
     def _misfit(self, found: str) -> InvalidEventError:
-        return InvalidEventError(f"{self} does not fit its own type {_place(self.cls)}: {found}")
+        return InvalidEventError(f"{self} does not fit its own type {place(self.cls)}: {found}")
 
     def _find_problems(self, event: object) -> str:
         """Name the fields that cannot be serialised; the serialiser quotes their values."""
@@ -109,16 +207,21 @@ class Catalogue:
         self._by_name: dict[tuple[str, int], EventType] = {}
 
     def add(self, event_type: EventType) -> None:
-        """Register a type; raises `EventDefinitionError` where its name and version are taken."""
+        """Register a type.
+
+        Raises `EventDefinitionError` where its name and version are taken, or it is wrong.
+        """
         name = (event_type.name, event_type.version)
         known = self._by_name.get(name)
         # The same class again is a reload of its module, not a clash.
-        if known is not None and _place(known.cls) != _place(event_type.cls):
+        if known is not None and place(known.cls) != place(event_type.cls):
             msg = (
-                f"{event_type} is declared twice: by {_place(known.cls)} and by"
-                f" {_place(event_type.cls)}; give one of them another type or version"
+                f"{event_type} is declared twice: by {_place_in_file(known.cls)} and by"
+                f" {_place_in_file(event_type.cls)}; give one of them another type or version"
             )
             raise EventDefinitionError(msg)
+        if event_type.is_complete:
+            event_type.check()
         self._by_name[name] = event_type
         self._by_class[event_type.cls] = event_type
 
@@ -137,13 +240,24 @@ class Catalogue:
 catalogue = Catalogue()
 
 
-def event(type: str, *, version: int = 1, key: str | None = None) -> Callable[[Class], Class]:  # noqa: A002  # CloudEvents calls it so
+def event(
+    type: str,  # noqa: A002  # CloudEvents calls it so
+    *,
+    version: int = 1,
+    key: str | None = None,
+    description: str | None = None,
+    examples: Sequence[Any] = (),
+    owner: str | None = None,
+) -> Callable[[Class], Class]:
     """Register the decorated class as an event type.
 
-    The class is a pydantic model, a dataclass or a TypedDict. `type` is the CloudEvents type,
-    parts of letters, digits, `_` and `-` with dots between; `version` is 1 or more; `key` names
-    the field whose value keeps events in order: those of one key are delivered in the order in
-    which their writers committed. Without a key there is no order.
+    The class is a pydantic model, a dataclass, a TypedDict or an attrs class. `type` is the
+    CloudEvents type, parts of letters, digits, `_` and `-` with dots between; `version` is 1 or
+    more; `key` names the field whose value keeps events in order: those of one key are delivered
+    in the order in which their writers committed. Without a key there is no order.
+
+    For people: `description` is by default the first paragraph of the class's docstring,
+    `examples` are instances or dicts that fit the class, `owner` says who answers for the type.
 
     Raises `EventDefinitionError` at import where the declaration cannot work.
     """
@@ -152,27 +266,34 @@ def event(type: str, *, version: int = 1, key: str | None = None) -> Callable[[C
         raise EventDefinitionError(msg)
     if not TYPE_NAME.fullmatch(type):
         msg = (
-            f"{type!r} cannot be an event type: use parts of letters, digits, '_' and '-' with"
-            " dots between, for instance 'shop.order.placed'"
+            f"{type!r} in {_caller()} cannot be an event type: use parts of letters, digits, '_'"
+            " and '-' with dots between, for instance 'shop.order.placed'"
         )
         raise EventDefinitionError(msg)
     number: object = version  # what is written may be anything
     if not isinstance(number, int) or number < 1:
         msg = f"the version of {type} is {version!r}; versions are counted from 1"
         raise EventDefinitionError(msg)
+    if isinstance(examples, str | bytes | dict):
+        raise EventDefinitionError(f"the examples of {type} v{version} are no list of events")
+    texts: dict[str, object] = {"description": description, "owner": owner}  # the same
+    for name, text in texts.items():
+        if text is not None and not (isinstance(text, str) and text.strip()):
+            raise EventDefinitionError(f"the {name} of {type} v{version} is no text")
 
     def register(cls: Class) -> Class:
         fields = _fields(cls)
         if key is not None and key not in fields:
             msg = (
-                f"{type} v{version}: {_place(cls)} has no field {key!r} to be its key;"
+                f"{type} v{version}: {_place_in_file(cls)} has no field {key!r} to be its key;"
                 f" it has {', '.join(sorted(fields)) or 'no field'}"
             )
             raise EventDefinitionError(msg)
         adapter = _adapter(cls)
+        text = description or _first_paragraph(cls)
         if typing_extensions.is_typeddict(cls):
             cls = _dict_class(cls)
-        catalogue.add(EventType(type, version, key, cls, adapter))
+        catalogue.add(EventType(type, version, key, cls, adapter, text, owner, tuple(examples)))
         return cls
 
     return register
@@ -197,9 +318,14 @@ def _fields(cls: type) -> set[str]:
         return set(cls.model_fields)
     if dataclasses.is_dataclass(cls):
         return {field.name for field in dataclasses.fields(cls)}
-    if typing_extensions.is_typeddict(cls):
+    if typing_extensions.is_typeddict(cls) or issubclass(cls, _TypedDict):
         return set(cls.__annotations__)
-    msg = f"{_place(cls)} is no event class: use a pydantic model, a dataclass or a TypedDict"
+    if attrs_class.is_attrs(cls):
+        return set(attrs_class.names(cls))
+    msg = (
+        f"{place(cls)} is no event class: use a pydantic model, a dataclass, a TypedDict or an"
+        " attrs class"
+    )
     raise EventDefinitionError(msg)
 
 
@@ -215,7 +341,9 @@ def _adapter(cls: type) -> TypeAdapter[Any]:
 
 
 def _readable(cls: type) -> Any:
-    """Return a TypedDict in the form that pydantic accepts before Python 3.12."""
+    """Return an attrs class, or a TypedDict before Python 3.12, in a form that pydantic accepts."""
+    if attrs_class.is_attrs(cls):
+        return attrs_class.readable(cls)
     if sys.version_info >= (3, 12) or not typing.is_typeddict(cls):
         return cls
     hints = typing_extensions.get_type_hints(cls, include_extras=True)
@@ -227,24 +355,64 @@ def _readable(cls: type) -> Any:
     return typing_extensions.TypedDict(cls.__name__, fields)  # type: ignore[operator]  # at run time
 
 
+class _TypedDict(dict[str, Any]):
+    """Of the classes that stand in the place of TypedDicts."""
+
+
 def _dict_class(cls: Class) -> Class:
     """Return a dict class in the place of a TypedDict, whose instances forget their class."""
     namespace = {"__annotations__": cls.__annotations__, "__doc__": cls.__doc__}
-    made = type(cls.__name__, (dict,), namespace)
+    made = type(cls.__name__, (_TypedDict,), namespace)
     made.__module__, made.__qualname__ = cls.__module__, cls.__qualname__
     return typing.cast("Class", made)
 
 
 def _unreadable(cls: type, error: Exception) -> str:
-    return f"{_place(cls)} has a field that pydantic cannot read: {error}"
+    return f"{place(cls)} has a field that pydantic cannot read: {error}"
 
 
-def _place(cls: type) -> str:
+def _first_paragraph(cls: type) -> str | None:
+    """Return the first paragraph of a docstring in one line; None where nobody wrote one."""
+    text = inspect.cleandoc(cls.__doc__ or "")
+    if text.startswith(f"{cls.__name__}("):  # what `dataclass` writes by itself
+        return None
+    return " ".join(text.partition("\n\n")[0].split()) or None
+
+
+class _SchemaGenerator(GenerateJsonSchema):
+    """Makes the JSON Schema of a type, the same in every process."""
+
+    # A default that JSON does not know is left out: it is no part of the wire.
+    ignored_warning_kinds = {"skipped-choice", "non-serializable-default"}  # noqa: RUF012  # as declared
+
+    def encode_default(self, default: Any) -> Any:
+        """Return a default as JSON; a set has an order of its own in each process."""
+        found = super().encode_default(default)
+        return sorted(found, key=str) if isinstance(default, set | frozenset) else found
+
+
+def place(cls: type) -> str:
+    """Name a class by its module."""
     return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _place_in_file(cls: type) -> str:
+    """Name a class by its module and, where that is known, its file and line."""
+    try:
+        _, line = inspect.findsource(cls)
+        return f"{place(cls)} ({inspect.getsourcefile(cls)}:{line + 1})"
+    except (OSError, TypeError):
+        return place(cls)
+
+
+def _caller() -> str:
+    """Name the file and line of the declaration that is being made."""
+    frame = sys._getframe(2)  # noqa: SLF001  # of the standard library
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
 def _unregistered(cls: type) -> str:
     hint = "decorate its class with @outbox.event(...)"
     if cls is dict:
         hint = "a plain dict has no type; call the TypedDict decorated with @outbox.event(...)"
-    return f"{_place(cls)} is not a registered event type: {hint}"
+    return f"{place(cls)} is not a registered event type: {hint}"
