@@ -43,6 +43,7 @@ from outbox.personal import Personal
 from outbox.publisher import EventPublisher
 from outbox.settings import Settings
 from outbox.table import metadata
+from outbox.upcasters import upcast
 
 __all__ = [
     "BrokerUnavailableError",
@@ -78,5 +79,6 @@ __all__ = [
     "emit",
     "event",
     "metadata",
+    "upcast",
     "use_key_store",
 ]

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from outbox.errors import DecodeError, EventDefinitionError, PermanentError
 from outbox.event import catalogue
 from outbox.sealing import without_tokens
+from outbox.upcasters import check_declarations, lift, upcasters
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from outbox.context import Context
     from outbox.envelope import Envelope
     from outbox.event import EventType
+    from outbox.upcasters import Upcaster
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,7 @@ class Handlers:
     def __init__(self) -> None:
         """Start empty."""
         self._by_type: dict[str, list[Handler]] = {}
+        self._versions: dict[str, set[int]] = {}
 
     def add(self, event: type | str, function: Callable[..., Any]) -> None:
         """Register a function for a registered class, or by name for any version of a type.
@@ -61,6 +64,17 @@ class Handlers:
         name = event if isinstance(event, str) else catalogue.of(event).name
         handler = Handler(function, is_async(function), event_type)
         self._by_type.setdefault(name, []).append(handler)
+        versions = self._versions.setdefault(name, set())
+        if event_type is not None:
+            versions.add(event_type.version)
+
+    def check(self) -> None:
+        """Check the event classes and upcasters that they need, when all is imported.
+
+        Raises `EventDefinitionError`.
+        """
+        handlers = [handler for each in self._by_type.values() for handler in each]
+        check_declarations([each.event_type for each in handlers if each.event_type is not None])
 
     @property
     def types(self) -> Sequence[str]:
@@ -73,22 +87,43 @@ class Handlers:
     def load(self, envelope: Envelope) -> list[Call]:
         """Parse an event for each of its handlers, anew each time.
 
-        Raises `PermanentError` where no attempt could ever read it: its data does not fit its
-        class, or no handler takes its version. What else a validator raises, its handler will.
+        An event of a version that no class here has is lifted by upcasters to the next version
+        that one has. Raises `PermanentError` where no attempt could ever read it: its data does
+        not fit its class, or no handler takes its version. What else a validator or an upcaster
+        raises, its handler will.
         """
         calls: list[Call] = []
-        for handler in self._by_type[envelope.type]:
+        name, version, steps = envelope.type, envelope.version, _NO_STEPS
+        versions = self._versions[name]
+        if version not in versions and versions:
+            version, steps = _lifting(name, version, versions)
+        for handler in self._by_type[name]:
             event_type = handler.event_type
             if event_type is None:
                 calls.append(call_of((handler, _plain(envelope))))
-            elif event_type.version == envelope.version:
+            elif event_type.version == version:
                 try:
-                    calls.append(call_of((handler, event_type.load(envelope.data))))
+                    data = lift(envelope.data, steps) if steps else envelope.data
+                    calls.append(call_of((handler, event_type.load(data))))
                 except ValidationError as exc:
-                    raise _misfit(event_type, exc) from exc
-                except Exception as exc:  # noqa: BLE001  # a validator of the application raised it
+                    raise _misfit(event_type, envelope, exc) from exc
+                except PermanentError:
+                    raise
+                except Exception as exc:  # noqa: BLE001  # code of the application raised it
                     calls.append(Call(_raising(exc), None))
-        return calls or _refuse_version(envelope, self._by_type[envelope.type])
+        return calls or _refuse_version(envelope, versions)
+
+
+_NO_STEPS: Final[Sequence[Upcaster]] = ()
+
+
+def _lifting(name: str, version: int, versions: set[int]) -> tuple[int, Sequence[Upcaster]]:
+    """Return the next of some versions that a version can be lifted to, and how."""
+    for each in sorted(versions):
+        steps = upcasters.chain(name, version, each) if each > version else None
+        if steps:
+            return each, steps
+    return version, _NO_STEPS
 
 
 def is_async(function: Callable[..., Any]) -> bool:
@@ -123,12 +158,14 @@ def _raising(error: Exception) -> Handler:
     return Handler(fail, is_async=False, event_type=None)
 
 
-def _misfit(event_type: EventType, error: ValidationError) -> PermanentError:
+def _misfit(event_type: EventType, envelope: Envelope, error: ValidationError) -> PermanentError:
     problems = "; ".join(
         ": ".join((".".join(map(str, problem["loc"])) or "data", problem["msg"]))
         for problem in error.errors(include_url=False, include_input=False)
     )
-    return PermanentError(f"its data does not fit {event_type}: {problems}")
+    lifted = envelope.version != event_type.version
+    origin = f", lifted from v{envelope.version}," if lifted else ""
+    return PermanentError(f"its data{origin} does not fit {event_type}: {problems}")
 
 
 def _plain(envelope: Envelope) -> Any:
@@ -147,10 +184,11 @@ def _is_json(content_type: str) -> bool:
     return media_type in {"application/json", "text/json"} or media_type.endswith("+json")
 
 
-def _refuse_version(envelope: Envelope, handlers: Sequence[Handler]) -> list[Call]:
-    versions = {handler.event_type.version for handler in handlers if handler.event_type}
+def _refuse_version(envelope: Envelope, versions: set[int]) -> list[Call]:
     known = ", ".join(f"v{version}" for version in sorted(versions))
+    older = envelope.version < max(versions)
+    upcaster = f", or @outbox.upcast(…, from_version={envelope.version})" if older else ""
     raise PermanentError(
         f"{envelope.type} v{envelope.version}: this consumer handles {known} alone; add a handler"
-        " for the class of that version, then replay the dead letter"
+        f" for the class of that version{upcaster}, then replay the dead letter"
     )

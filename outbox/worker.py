@@ -216,8 +216,10 @@ def open_worker(consumer: Consumer, settings: Settings) -> Worker:
     """Make a worker that receives as the settings say; connects in `run` at the latest.
 
     It receives from the consumer's route, by default the first, and from the consumer's topics,
-    by default those of the types that it handles. Raises `ConfigurationError`.
+    by default those of the types that it handles. Raises `ConfigurationError`, and
+    `EventDefinitionError` for a class that is not complete or a gap in a chain of upcasters.
     """
+    consumer.handlers.check()
     own = settings.consumers.get(consumer.name, ConsumerSettings())
     if own.route is None and not settings.routes:
         raise ConfigurationError(

@@ -24,6 +24,7 @@ from outbox.cli.process import (
     refuse_memory,
 )
 from outbox.consumer import Consumer
+from outbox.errors import EventDefinitionError
 from outbox.keys import use_key_store
 from outbox.worker import open_worker, spare_collector
 from relay.daemon import stopped_by_signals
@@ -87,6 +88,7 @@ def load(which: str) -> Consumer:
     module = _module(module_name)
     found = getattr(module, attribute, None)
     if isinstance(found, Consumer):
+        _check(found, which)
         return found
     known = [name for name, value in vars(module).items() if isinstance(value, Consumer)]
     problem = "no consumer" if hasattr(module, attribute) else "not there"
@@ -112,6 +114,14 @@ def _module(name: str) -> ModuleType:
             f"{name} cannot be imported: {type(exc).__name__}: {exc} (`outbox --debug consume …`"
             " shows where)"
         )
+        raise CommandLineError(msg) from exc
+
+
+def _check(consumer: Consumer, which: str) -> None:
+    try:
+        consumer.handlers.check()
+    except EventDefinitionError as exc:
+        msg = f"{which} cannot be used: {exc}"
         raise CommandLineError(msg) from exc
 
 
