@@ -31,6 +31,8 @@ RIGHTS: Final[Mapping[Kind, Mapping[str, tuple[str, ...]]]] = MappingProxyType(
             "outbox_event": ("INSERT",),
             # The table's own check reads it.
             "SEQUENCE outbox_event_seq_seq": ("SELECT",),
+            # Useless without the master key.
+            "outbox_personal_key": ("SELECT", "INSERT"),
         },
         "relay": {
             "outbox_event": ("SELECT", "DELETE"),
@@ -42,6 +44,7 @@ RIGHTS: Final[Mapping[Kind, Mapping[str, tuple[str, ...]]]] = MappingProxyType(
         "worker": {
             "outbox_inbox": ("SELECT", "INSERT"),
             "outbox_dead_letter": _EVERYTHING,
+            "outbox_personal_key": ("SELECT",),
         },
         "read": {
             "outbox_event": ("SELECT",),
@@ -57,7 +60,10 @@ RIGHTS_MYSQL: Final[Mapping[Kind, Mapping[str, tuple[str, ...]]]] = MappingProxy
     {
         **RIGHTS,
         # Its number is the server's: one by hand, below what was read, would never be delivered.
-        "app": {"outbox_event": (f"INSERT ({', '.join(COLUMNS)})",)},
+        "app": {
+            "outbox_event": (f"INSERT ({', '.join(COLUMNS)})",),
+            "outbox_personal_key": ("SELECT", "INSERT"),
+        },
     }
 )
 

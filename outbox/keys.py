@@ -282,24 +282,24 @@ def _fingerprint(key: bytes) -> str:
     return hashlib.sha256(b"outbox master key" + key).hexdigest()[:16]
 
 
-def store_of(settings: Settings) -> TableKeyStore | None:
+def store_of(settings: Settings, **options: Any) -> TableKeyStore | None:
     """Make the key store that settings describe; None where they have no master key.
 
-    Raises `ConfigurationError` for keys that are none.
+    `options` are for its engine. Raises `ConfigurationError` for keys that are none.
     """
     own = settings.personal
     if own.master_key is None:
         return None
     former = [key.get_secret_value() for key in own.former_master_keys]
     keys = MasterKeys(own.master_key.get_secret_value(), former)
-    return TableKeyStore(keys, engine_of(settings))
+    return TableKeyStore(keys, engine_of(settings, **options))
 
 
-def engine_of(settings: Settings) -> sa.Engine:
+def engine_of(settings: Settings, **options: Any) -> sa.Engine:
     """Make the engine of the database that has the keys, which is connected to when it is used."""
     own = settings.personal.database_url
     url = settings.url if own is None else sa.make_url(own.get_secret_value())
-    return make_engine(url, "outbox keys")
+    return make_engine(url, "outbox keys", **options)
 
 
 _store: KeyStore | None = None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
+import sqlalchemy as sa
 import typer
 
 from outbox import keys
@@ -36,7 +37,7 @@ def forget(
     run = of(context)
     if not yes:
         run.confirm(f"Make the personal data of {subject} unreadable, for good?")
-    with keys.engine_of(run.settings).begin() as connection:
+    with keys.engine_of(run.settings, poolclass=sa.NullPool).begin() as connection:
         count = keys.forget(connection, subject)
     if not count:
         msg = f"there is no key of {subject!r}: nothing personal was emitted, or it is forgotten"
@@ -52,17 +53,20 @@ def rewrap(context: typer.Context) -> None:
     run.output.line(f"{counted(count, 'key')} wrapped anew")
 
 
-def store_of(run: Invocation) -> TableKeyStore | None:
-    """Return the key store of the settings; None where they have no master key."""
+def store_of(run: Invocation, **options: Any) -> TableKeyStore | None:
+    """Return the key store of the settings; None where they have no master key.
+
+    `options` are for its engine.
+    """
     try:
-        return keys.store_of(run.settings)
+        return keys.store_of(run.settings, **options)
     except ConfigurationError as exc:
         raise CommandLineError(f"personal: {exc}") from exc
 
 
 def require_store(run: Invocation) -> TableKeyStore:
     """Return it, or raise `CommandLineError`."""
-    store = store_of(run)
+    store = store_of(run, poolclass=sa.NullPool)
     if store is None:
         msg = "the settings have no personal.master_key: set OUTBOX_PERSONAL__MASTER_KEY"
         raise CommandLineError(msg)

@@ -5,28 +5,26 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 import pytest
 import sqlalchemy as sa
-from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
 import outbox
-from outbox.codec import ROW_COLUMNS, from_row
 from outbox.errors import (
     ConfigurationError,
     DatabaseUnavailableError,
     InvalidEventError,
     UsageError,
 )
-from outbox.keys import TableKeyStore, key_store
+from outbox.keys import TableKeyStore
 from outbox.sealing import REDACTED, is_token
-from outbox.table import outbox_event, outbox_personal_key
+from outbox.table import outbox_personal_key
 from tests.integration.consuming import QUICK, consume, letters
+from tests.personal import MASTER, NAME, OTHER_MASTER, TYPE, Registered, ada, stored, using
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -34,47 +32,11 @@ if TYPE_CHECKING:
     from outbox.envelope import Envelope
     from outbox.keys import SubjectKey
 
-MASTER = "QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE="
-OTHER_MASTER = "QkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkI="
-NAME = "Ada Lovelace"
-
-
-class Address(BaseModel):
-    street: Annotated[str, outbox.Personal]
-    city: str
-
-
-@outbox.event("tests.personal.registered", key="customer_id")
-class Registered(BaseModel):
-    customer_id: str
-    name: Annotated[str, outbox.Personal]
-    year: Annotated[int | None, outbox.Personal] = None
-    addresses: list[Address] = []
-    friend_id: str | None = None
-    friend: Annotated[str | None, outbox.Personal(subject="friend_id")] = None
-
-
-def ada(**values: Any) -> Registered:
-    address = Address(street="St James's Square 12", city="London")
-    return Registered(
-        **{"customer_id": "c-1", "name": NAME, "year": 1815, "addresses": [address]} | values
-    )
-
 
 @pytest.fixture(params=["postgres", "sqlite", "mariadb"])
 def engine(request: pytest.FixtureRequest) -> sa.Engine:
     found: sa.Engine = request.getfixturevalue(f"{request.param}_engine")
     return found
-
-
-@contextmanager
-def using(store: outbox.KeyStore | None) -> Iterator[None]:
-    former = key_store()
-    outbox.use_key_store(store)
-    try:
-        yield
-    finally:
-        outbox.use_key_store(former)
 
 
 @pytest.fixture
@@ -89,14 +51,6 @@ def emit(engine: sa.Engine, *events: object) -> None:
         session.connection()
         for event in events:
             outbox.emit(session, event)
-
-
-def stored(engine: sa.Engine) -> list[Envelope]:
-    """Return the events as a consumer receives them."""
-    columns = [outbox_event.c[name] for name in ROW_COLUMNS]
-    with engine.connect() as connection:
-        rows = connection.execute(sa.select(*columns).order_by(outbox_event.c.seq))
-        return [from_row(**{**row._mapping, "source": "/tests"}) for row in rows]
 
 
 def consumed(engine: sa.Engine, log: list[Envelope], name: str = "reader") -> list[Registered]:
@@ -129,7 +83,7 @@ def test_who_has_no_key_store_reads_that_nothing_is_to_be_read(
         assert found.addresses[0].city == "London"
         plain: list[Any] = []
         consumer = outbox.Consumer("plain", database=engine)
-        consumer.on("tests.personal.registered")(lambda event, _: plain.append(event))
+        consumer.on(TYPE)(lambda event, _: plain.append(event))
         consume(consumer, stored(engine))
     assert plain[0]["name"] is None
     assert plain[0]["customer_id"] == "c-1"

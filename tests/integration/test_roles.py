@@ -22,6 +22,7 @@ from tests.acceptance.cli import Program
 from tests.dumping import psql
 from tests.integration.consuming import TYPE, Counted, consume, counted, letters
 from tests.pages import block, page
+from tests.personal import check_rights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -105,27 +106,36 @@ def test_the_runbook_shows_what_is_granted(as_role: Roles) -> None:
         ("app", "UPDATE outbox_checkpoint SET position = NULL"),
         ("app", "SELECT FROM outbox_dead_letter"),
         ("app", "SELECT FROM outbox_inbox"),
+        ("app", "UPDATE outbox_personal_key SET wrapped_key = NULL"),
+        ("app", "DELETE FROM outbox_personal_key"),
         ("relay", "INSERT INTO outbox_event (type, data) VALUES ('t', '')"),
         ("relay", "UPDATE outbox_event SET type = 'x'"),
         ("relay", "TRUNCATE outbox_event"),
         ("relay", "DELETE FROM outbox_checkpoint"),
         ("relay", "INSERT INTO outbox_inbox VALUES ('c', 's', 'e')"),
         ("relay", "UPDATE outbox_inbox SET event_id = 'x'"),
+        ("relay", "SELECT FROM outbox_personal_key"),
         ("worker", "SELECT FROM outbox_event"),
         ("worker", "INSERT INTO outbox_event (type, data) VALUES ('t', '')"),
         ("worker", "DELETE FROM outbox_inbox"),
         ("worker", "SELECT FROM outbox_checkpoint"),
+        ("worker", "UPDATE outbox_personal_key SET wrapped_key = NULL"),
         ("read", "INSERT INTO outbox_event (type, data) VALUES ('t', '')"),
         ("read", "DELETE FROM outbox_event"),
         ("read", "UPDATE outbox_checkpoint SET position = NULL"),
         ("read", "DELETE FROM outbox_dead_letter"),
         ("read", "DELETE FROM outbox_inbox"),
+        ("read", "SELECT FROM outbox_personal_key"),
     ],
 )
 def test_a_role_may_do_nothing_else(as_role: Roles, kind: str, statement: str) -> None:
     with as_role(kind).connect() as connection, pytest.raises(sa.exc.ProgrammingError) as caught:
         connection.exec_driver_sql(statement)
     assert isinstance(caught.value.orig, psycopg.errors.InsufficientPrivilege)
+
+
+def test_an_application_makes_keys_and_a_worker_reads_them(as_role: Roles) -> None:
+    check_rights(as_role("app"), as_role("worker"))
 
 
 def test_one_who_looks_sees_status_and_events(as_role: Roles, program: Program) -> None:

@@ -23,6 +23,7 @@ from tests.acceptance.cli import Program
 from tests.fix_mariadb import PASSWORD, administer
 from tests.integration.consuming import TYPE, Counted, consume, counted, letters
 from tests.pages import block, page
+from tests.personal import check_rights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -102,20 +103,25 @@ FORBIDDEN = [
     ("app", "UPDATE outbox_checkpoint SET position = NULL"),
     ("app", "SELECT id FROM outbox_dead_letter"),
     ("app", "SELECT event_id FROM outbox_inbox"),
+    ("app", "UPDATE outbox_personal_key SET wrapped_key = NULL"),
+    ("app", "DELETE FROM outbox_personal_key"),
     ("relay", "INSERT INTO outbox_event (type, data) VALUES ('t', '')"),
     ("relay", "UPDATE outbox_event SET type = 'x'"),
     ("relay", "TRUNCATE outbox_event"),
     ("relay", "DELETE FROM outbox_checkpoint"),
     ("relay", "INSERT INTO outbox_inbox (consumer) VALUES ('c')"),
+    ("relay", "SELECT id FROM outbox_personal_key"),
     ("worker", "SELECT type FROM outbox_event"),
     ("worker", "INSERT INTO outbox_event (type, data) VALUES ('t', '')"),
     ("worker", "DELETE FROM outbox_inbox"),
     ("worker", "SELECT route FROM outbox_checkpoint"),
+    ("worker", "UPDATE outbox_personal_key SET wrapped_key = NULL"),
     ("read", "INSERT INTO outbox_event (type, data) VALUES ('t', '')"),
     ("read", "DELETE FROM outbox_event"),
     ("read", "UPDATE outbox_checkpoint SET position = NULL"),
     ("read", "DELETE FROM outbox_dead_letter"),
     ("read", "DELETE FROM outbox_inbox"),
+    ("read", "SELECT id FROM outbox_personal_key"),
 ]
 
 
@@ -152,6 +158,10 @@ def test_an_application_and_a_relay_do_with_the_rights_of_the_page(
     assert done.stdout == "4 events deleted\n", done.stderr
     done = program.call("doctor", OUTBOX_DATABASE_URL=url)
     assert done.returncode == 0, done.stdout
+
+
+def test_an_application_makes_keys_and_a_worker_reads_them(granted: Users) -> None:
+    check_rights(granted("app"), granted("worker"))
 
 
 def test_one_who_looks_sees_status_and_events(granted: Users, program: Program) -> None:
@@ -226,7 +236,8 @@ def test_a_user_of_some_machines_and_a_role_are_granted_too(
         done = program.call("migrate", *options)
         assert done.returncode == 0, done.stderr
         grants = done.stdout.splitlines()[1:]
-        assert [grant.rpartition(" TO ")[2] for grant in grants] == [role, f"`{local}`@`127.0.%`"]
+        grantees = [grant.rpartition(" TO ")[2] for grant in grants]
+        assert list(dict.fromkeys(grantees)) == [role, f"`{local}`@`127.0.%`"]
         assert all(f"{grant};" in printed for grant in grants)
         engine = sa.create_engine(users.url.set(username=local), poolclass=sa.NullPool)
         with engine.begin() as connection:
