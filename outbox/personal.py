@@ -7,9 +7,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import pydantic_core
-from pydantic import PydanticSchemaGenerationError
 from pydantic_core import core_schema
 
+from outbox.errors import EventDefinitionError
 from outbox.sealing import REDACTED, Collector, is_token
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def _wrap(marker: Personal, source: Any, handler: GetCoreSchemaHandler) -> core_
     """Let a field be taken out while it is written, and be absent when it is read."""
     schema = handler(source)
     return core_schema.no_info_wrap_validator_function(
-        partial(_read, _absent(schema)),
+        partial(_read, _absent(schema, handler.field_name)),
         schema,
         serialization=core_schema.wrap_serializer_function_ser_schema(
             partial(_write, marker.subject), info_arg=True, schema=schema
@@ -51,7 +51,7 @@ def _wrap(marker: Personal, source: Any, handler: GetCoreSchemaHandler) -> core_
     )
 
 
-def _absent(schema: Any) -> str | None:
+def _absent(schema: Any, name: str | None) -> str | None:
     """Return what a field reads as where its value cannot be read."""
     while schema["type"] in {"default", "function-after", "function-before", "function-wrap"}:
         schema = schema["schema"]
@@ -59,11 +59,10 @@ def _absent(schema: Any) -> str | None:
         return None
     if schema["type"] == "str":
         return REDACTED
-    msg = (
-        "a personal field is a str, or it admits None, because one day its value may be gone:"
-        " write for instance Annotated[date | None, outbox.Personal]"
+    raise EventDefinitionError(
+        f"the personal field {name or ''} is neither a str nor admits None, and one day its value"
+        " may be gone: write for instance Annotated[date | None, outbox.Personal]"
     )
-    raise PydanticSchemaGenerationError(msg)
 
 
 def _read(absent: str | None, value: object, handler: Callable[[Any], Any]) -> Any:

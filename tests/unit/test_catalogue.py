@@ -206,7 +206,7 @@ class Registered(BaseModel):
     friend: Annotated[str | None, outbox.Personal(subject="referred_by")] = None
     home: Address
     others: list[Address] = []
-    by_kind: dict[str, Annotated[Address, outbox.Personal]] = {}
+    by_kind: dict[str, Annotated[Address | None, outbox.Personal]] = {}
     note: Annotated[str, outbox.Personal] | None = None
     pair: tuple[int, Annotated[str, outbox.Personal]] | Address = (1, "x")
 
