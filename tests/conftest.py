@@ -6,12 +6,19 @@ import signal
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
 # Its assertions say what they compared, as those of tests do.
 pytest.register_assert_rewrite("outbox.testing")
+
+# How long an example takes says more of the machine than of the code.
+settings.register_profile(
+    "patient", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("patient")
 
 pytest_plugins = [
     "tests.fix_sqlite",
