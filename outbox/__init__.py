@@ -11,7 +11,7 @@ application that has migrations of its own.
 from __future__ import annotations
 
 from outbox.consumer import Consumer
-from outbox.context import Context
+from outbox.context import Context, actor
 from outbox.doorbell import Doorbell
 from outbox.emitter import emit
 from outbox.envelope import Envelope
@@ -35,16 +35,20 @@ from outbox.errors import (
     RecordRefusedError,
     TransientError,
     UnregisteredEventError,
+    UntrackedChangeError,
+    UntrackedChangeWarning,
     UsageError,
 )
 from outbox.event import event
 from outbox.publisher import EventPublisher
 from outbox.settings import Settings
 from outbox.table import metadata
+from outbox.tracking import Change, track
 
 __all__ = [
     "BrokerUnavailableError",
     "CaptureRestartedError",
+    "Change",
     "ConfigurationError",
     "Consumer",
     "Context",
@@ -68,8 +72,12 @@ __all__ = [
     "Settings",
     "TransientError",
     "UnregisteredEventError",
+    "UntrackedChangeError",
+    "UntrackedChangeWarning",
     "UsageError",
+    "actor",
     "emit",
     "event",
     "metadata",
+    "track",
 ]
