@@ -124,15 +124,13 @@ def _before_delete(_mapper: Mapper[Any], connection: sa.Connection, target: obje
 def _note(
     connection: sa.Connection, target: object, operation: str
 ) -> tuple[Session | None, Row | None]:
-    """Return the session and a new row of its flush; no row where it has been noted already."""
+    """Return the session that flushes an instance, and the instance's row in that flush."""
     session, tracking = object_session(target), tracking_of(type(target))
     if session is None or tracking is None:
         return None, None
     _flushing[connection] = session
     rows: dict[int, Row] = session.info.setdefault(_KEY, {})
-    # A class and its parent that are both tracked have the hooks twice.
-    if id(target) in rows:
-        return session, None
+    # By instance: a class and its parent that are both tracked have the hooks twice.
     row = rows[id(target)] = Row(tracking, target, operation)
     return session, row
 

@@ -146,6 +146,18 @@ def test_an_expired_instance_is_told_with_its_old_values(shop: Shop) -> None:
     assert shop.changes() == [told("updated", "o-1", {"copies": 1}, {"copies": 2})]
 
 
+def test_an_expired_instance_whose_tracked_fields_stay_costs_no_query_of_ours(shop: Shop) -> None:
+    with shop.session() as session:
+        order = Order(id="o-1")
+        session.add(order)
+        session.commit()
+        shop.forget()
+        order.seen = 1
+        session.commit()
+    assert len(shop.queries) == 1  # SQLAlchemy's, for the row's key
+    assert shop.changes() == []
+
+
 def test_an_sql_expression_is_told_as_the_value_that_it_made(shop: Shop) -> None:
     shop.add(Order(id="o-1", copies=1), Order(id="o-2", copies=5))
     with shop.session() as session, session.begin():
