@@ -11,7 +11,7 @@ application that has migrations of its own.
 from __future__ import annotations
 
 from outbox.consumer import Consumer
-from outbox.context import Context
+from outbox.context import Context, actor
 from outbox.doorbell import Doorbell
 from outbox.emitter import emit
 from outbox.envelope import Envelope
@@ -35,6 +35,8 @@ from outbox.errors import (
     RecordRefusedError,
     TransientError,
     UnregisteredEventError,
+    UntrackedChangeError,
+    UntrackedChangeWarning,
     UsageError,
 )
 from outbox.event import event
@@ -43,11 +45,13 @@ from outbox.personal import Personal
 from outbox.publisher import EventPublisher
 from outbox.settings import Settings
 from outbox.table import metadata
+from outbox.tracking import Change, track
 from outbox.upcasters import upcast
 
 __all__ = [
     "BrokerUnavailableError",
     "CaptureRestartedError",
+    "Change",
     "ConfigurationError",
     "Consumer",
     "Context",
@@ -75,10 +79,14 @@ __all__ = [
     "TableKeyStore",
     "TransientError",
     "UnregisteredEventError",
+    "UntrackedChangeError",
+    "UntrackedChangeWarning",
     "UsageError",
+    "actor",
     "emit",
     "event",
     "metadata",
+    "track",
     "upcast",
     "use_key_store",
 ]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from outbox.errors import UsageError
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Unpack
 
     from outbox.emitter import Attributes
@@ -15,6 +19,41 @@ if TYPE_CHECKING:
 cause: ContextVar[Envelope | None] = ContextVar("outbox_cause", default=None)
 """The event that is being handled here; `emit` takes correlation, causation, actor and trace
 context from it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Acting:
+    """Who acts here, and in which handler that was said; None outside of any."""
+
+    name: str
+    cause: Envelope | None
+
+
+acting: ContextVar[Acting | None] = ContextVar("outbox_actor", default=None)
+"""Whom `emit` names as actor where the call does not."""
+
+
+@contextmanager
+def actor(name: str) -> Iterator[None]:
+    """Name who acts: `with outbox.actor("user:42"):` is the `actor` of every event emitted inside.
+
+    That includes the events of `outbox.track`. It holds for this thread or asyncio task and the
+    tasks that it starts; a block inside another one counts until its end. `actor=` of a call goes
+    before it. In a handler, the event's own actor is passed on unless the block is in the handler.
+
+    An event has the actor of the moment at which it is emitted; a tracked change is emitted by the
+    flush, so the block has to reach around the commit.
+
+    Raises `UsageError` where the name is not a text, or empty.
+    """
+    given: object = name  # what is written may be anything
+    if not given or not isinstance(given, str):
+        raise UsageError(f"an actor is a text such as 'user:42', and not {name!r}")
+    token = acting.set(Acting(name, cause.get()))
+    try:
+        yield
+    finally:
+        acting.reset(token)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session, scoped_session
 
 from outbox import pending
 from outbox.codec import ATTRIBUTES, PREFIX, may_exceed, size_of
-from outbox.context import cause
+from outbox.context import acting, cause
 from outbox.envelope import JSON_CONTENT_TYPE, MAX_NAME_BYTES, Draft, new_id
 from outbox.errors import EventTooLargeError, InvalidEventError, NoTransactionError, UsageError
 from outbox.event import catalogue
@@ -100,8 +100,9 @@ def emit(
 
     Events of one `key`, by default the value of the class's key field, reach the broker in the
     order in which their writers held the lock of the row that they changed. `id` is a new UUIDv7
-    and `time` is now; `source` and `topic` are the relay's settings unless given. Inside a
-    handler, correlation, causation, actor and trace context come from the event being handled.
+    and `time` is now; `source` and `topic` are the relay's settings unless given. `actor` is that
+    of `outbox.actor`. Inside a handler, correlation, causation, actor and trace context come from
+    the event being handled.
 
     Raises `NoTransactionError`, `UnregisteredEventError`, `InvalidEventError` for data or an
     attribute that is not valid, `EventTooLargeError` above `size_limit` bytes of data, key and
@@ -128,9 +129,13 @@ def emit(
     draft.traceparent = _text("traceparent", traceparent)
     draft.tracestate = _text("tracestate", tracestate)
     draft.sequence = None
-    handled = cause.get()
+    handled, who = cause.get(), acting.get()
+    if draft.actor is None and who is not None and who.cause is handled:
+        draft.actor = _text("actor", who.name)
     if handled is not None:
         _inherit(draft, handled)
+        if draft.actor is None and who is not None:  # said around the worker, not in the handler
+            draft.actor = _text("actor", who.name)
     envelope = draft.finish()
     if may_exceed(envelope, size_limit):
         _check_size(event_type, envelope, size_limit)

@@ -6,7 +6,8 @@ OutboxError
 │   ├── UnregisteredEventError      … its type was never registered
 │   ├── InvalidEventError           … its data does not fit its type, or an attribute is wrong
 │   ├── EventTooLargeError          … it would not fit into a broker's record
-│   └── NoTransactionError          … there is no transaction that it could commit with
+│   ├── NoTransactionError          … there is no transaction that it could commit with
+│   └── UntrackedChangeError        … a statement changes tracked rows, and no event would tell
 ├── ConfigurationError              correct a setting, a right or the schema, then start again
 │   └── ForeignPositionError        … a position was made on another database server
 ├── TransientError                  wait and try again; nothing is lost meanwhile
@@ -49,6 +50,14 @@ class EventTooLargeError(UsageError):
 
 class NoTransactionError(UsageError):
     """There is no open transaction that the event could commit with."""
+
+
+class UntrackedChangeError(UsageError):
+    """A statement changes rows of a tracked class without the unit of work: no event would tell."""
+
+
+class UntrackedChangeWarning(UserWarning):
+    """The same, where `on_bulk="warn"` lets it pass."""
 
 
 class ConfigurationError(OutboxError):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import orjson
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 import outbox
 from outbox.errors import (
@@ -266,6 +267,48 @@ def test_keys_that_cannot_be_had_now_are_an_outage_and_make_no_letter(
     assert found.name == NAME
     assert down.failures < 0
     assert letters(engine) == []
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Customer(Base):
+    __tablename__ = "personal_customer"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(sa.String(100))
+    born: Mapped[date]
+    city: Mapped[str] = mapped_column(sa.String(100))
+
+
+CustomerChanged = outbox.track(
+    Customer, fields=["name", "born", "city"], type="tests.customer", personal=["name", "born"]
+)
+
+
+def test_what_is_tracked_of_a_person_is_encrypted_and_forgotten(
+    engine: sa.Engine, store: TableKeyStore
+) -> None:
+    Base.metadata.create_all(engine)
+    with Session(engine) as session, session.begin():
+        session.add(Customer(id=1, name=NAME, born=date(1815, 12, 10), city="London"))
+    with Session(engine) as session, session.begin():
+        session.get_one(Customer, 1).name = "Ada King"
+    log = stored(engine)
+    assert not any(clear in each.data for each in log for clear in (b"Ada", b"1815"))
+    consumer = outbox.Consumer("changes", database=engine)
+    found: list[Any] = []
+    consumer.on(CustomerChanged)(lambda event, _: found.append((event.before, event.after)))
+    consume(consumer, log)
+    assert found.pop(0) == (None, {"name": NAME, "born": date(1815, 12, 10), "city": "London"})
+    assert found.pop(0) == ({"name": NAME}, {"name": "Ada King"})
+    assert store.forget("1") == 1
+    consumer.name = "changes later"
+    consume(consumer, log)
+    assert found == [
+        (None, {"name": None, "born": None, "city": "London"}),
+        ({"name": None}, {"name": None}),
+    ]
 
 
 def test_keys_are_wrapped_anew_and_the_former_master_key_given_up(
