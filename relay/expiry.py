@@ -150,10 +150,7 @@ class Events:
             case Held(reason):
                 return 0, reason
             case Delivered() as found:
-                conditions = [outbox_event.c.seq <= found.floor, self._is_old()]
-        for snapshot in found.snapshots:
-            value = sa.cast(sa.literal(snapshot, sa.Text), _Snapshot())
-            conditions.append(sa.func.pg_visible_in_snapshot(outbox_event.c.transaction_id, value))
+                conditions = [*is_delivered(found), self._is_old()]
         query = sa.select(sa.func.count()).select_from(outbox_event).where(*conditions)
         return connection.scalar(query) or 0, self.held(connection, found)
 
@@ -167,9 +164,7 @@ class Events:
             columns.route.not_like(f"{RESERVED}%")
         )
         stored = {row.route: row.position for row in connection.execute(query)}
-        dialect = connection.dialect.name
-        system = connection.scalar(_SQL["system"]) if dialect == "postgresql" else None
-        return delivered(self.routes, stored, dialect, system)
+        return delivered(self.routes, stored, connection.dialect.name, system_of(connection))
 
     def held(self, connection: sa.Connection, found: Delivered) -> str | None:
         """Name the route for which rows are kept that are old enough."""
@@ -299,6 +294,25 @@ class _Walked:
     """The number of the first row that was not deleted."""
     is_ahead: bool
     """All of its rows have times in the future, so they tell nothing about those behind."""
+
+
+def system_of(connection: sa.Connection) -> str | None:
+    """Return the identifier of the server; None where only PostgreSQL would have one."""
+    if connection.dialect.name != "postgresql":
+        return None
+    found: str | None = connection.scalar(_SQL["system"])
+    return found
+
+
+def is_delivered(found: Delivered) -> list[sa.ColumnElement[bool]]:
+    """Return the conditions that a row of `outbox_event` is delivered."""
+    number, transaction = outbox_event.c.seq, outbox_event.c.transaction_id
+    return [number <= found.floor] + [
+        sa.func.pg_visible_in_snapshot(
+            transaction, sa.cast(sa.literal(snapshot, sa.Text), _Snapshot()), type_=sa.Boolean
+        )
+        for snapshot in found.snapshots
+    ]
 
 
 class _Snapshot(sa.types.UserDefinedType[str]):

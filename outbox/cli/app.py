@@ -23,9 +23,10 @@ from outbox.cli import (
     retention,
     routes,
     status,
+    timeline,
 )
 from outbox.cli.errors import DONE, INTERRUPTED, USAGE, problem_of, report
-from outbox.cli.invocation import Invocation, of
+from outbox.cli.invocation import Invocation, of, require_command
 
 app = typer.Typer(
     name="outbox",
@@ -47,6 +48,9 @@ app.add_typer(routes.app, name="routes")
 app.command("forget")(personal.forget)
 app.add_typer(personal.app, name="personal")
 app.add_typer(bench.app, name="bench")
+audit = typer.Typer(help="What happened.", callback=require_command, invoke_without_command=True)
+audit.command("timeline")(timeline.timeline)
+app.add_typer(audit, name="audit")
 
 
 def _print_version(asked: bool) -> None:  # noqa: FBT001  # typer passes the option's value

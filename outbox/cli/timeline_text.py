@@ -1,0 +1,119 @@
+"""A timeline as a story on a terminal, or as plain text in a pipe."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from outbox.cli.envelopes import text_of
+from outbox.cli.output import counted, moment
+from outbox.cli.timeline_rows import Happening, happenings
+
+if TYPE_CHECKING:
+    from outbox.cli.output import Output
+    from relay.timeline import Story, Timeline
+
+STYLES: Final = {
+    "failed": "red",
+    "failed again": "red",
+    "not delivered": "red",
+    "discarded": "red",
+    "parked": "yellow",
+    "waiting": "yellow",
+    "unknown": "yellow",
+    "to be tried again": "yellow",
+}
+"""What draws attention; all else has gone as it should."""
+DATA_LENGTH: Final = 200
+"""Letters of the data that are shown, at most."""
+
+
+def show(output: Output, found: Timeline) -> None:
+    """Print a timeline."""
+    output.line(f"{found.key}: {summary(found)}", "bold")
+    if found.is_cut:
+        output.line("there are more events: see --limit", "yellow")
+    for story in found.stories:
+        if story.depth == 0:
+            output.line()
+        _show(output, story)
+
+
+def summary(found: Timeline) -> str:
+    """Say how much there is."""
+    own = sum(story.depth == 0 for story in found.stories)
+    caused = len(found.stories) - own
+    return counted(own, "event") + (f", which caused {counted(caused, 'event')}" if caused else "")
+
+
+def headline(story: Story) -> str:
+    """Say in one line what happened, by whom and because of what."""
+    envelope = story.event.envelope
+    parts = [f"{envelope.type} v{envelope.version}"]
+    if story.depth and envelope.partition_key is not None:
+        parts.append(f"of {envelope.partition_key}")
+    if envelope.actor is not None:
+        parts.append(f"by {envelope.actor}")
+    cause = because(story)
+    if cause:
+        parts.append(cause)
+    return " ".join(parts)
+
+
+def because(story: Story) -> str:
+    """Say what caused an event, where it does not stand right above."""
+    if story.cause_id is None or story.depth:
+        return ""
+    if story.cause is None:
+        return f"because of event {story.cause_id}"
+    cause = story.cause.envelope
+    return f"because of {cause.type}" + (
+        f" of {cause.partition_key}" if cause.partition_key else ""
+    )
+
+
+def data_of(story: Story) -> str:
+    """Return the data as one short line."""
+    if not story.event.is_stored:
+        return "its data is no longer stored"
+    text = text_of(story.event.envelope.data)
+    return text if len(text) <= DATA_LENGTH else text[:DATA_LENGTH] + "…"
+
+
+def sentence(happening: Happening) -> str:
+    """Say what happened after the event was emitted."""
+    template = _SENTENCES.get(happening.what, "{what} by {who}: {detail}")
+    return template.format(what=happening.what, who=happening.who, detail=happening.detail)
+
+
+_SENTENCES: Final = {
+    "delivered": "delivered by {who} ({detail})",
+    "passed by": "the position of {who} has passed it ({detail})",
+    "waiting": "waiting for {who} ({detail})",
+    "not delivered": "not delivered by {who} ({detail})",
+    "unknown": "nobody can tell whether {who} has delivered it: {detail}",
+    "failed": "{who} failed: {detail}",
+    "failed again": "{who} failed again ({detail})",
+    "processed": "processed by {who}",
+    "recorded": "in the audit trail: {detail}",
+    "parked": "{who} parked it {detail}",
+    "to be tried again": "{who} is to try it again ({detail})",
+}
+
+
+def when(happening: Happening) -> str:
+    """Say when, for a column."""
+    if happening.at is None:
+        return ""
+    return ("by " if happening.is_latest else "") + moment(happening.at)
+
+
+def _show(output: Output, story: Story) -> None:
+    indent = "   " * story.depth
+    arrow = "└─ " if story.depth else ""
+    mark = indent[: -len(arrow)] + arrow if arrow else indent
+    output.line(f"{mark}{moment(story.event.envelope.time)}  {headline(story)}", "bold")
+    margin = indent + " " * 22
+    output.line(f"{margin}{data_of(story)}", "dim")
+    for happening in happenings(story)[1:]:
+        line = f"{indent}{when(happening):>23}  {sentence(happening)}"
+        output.line(line, STYLES.get(happening.what, ""))

@@ -1,0 +1,222 @@
+"""What happened to one key, from the database alone: its events, their causes and effects.
+
+    log of events, audit trail ─▶ Event ─┬─ routes ─▶ Passage: where it went, and by when
+                                         ├─ inbox ──▶ Handling: who processed it, and when
+                                         └─ letters: who gave it up, how often, and what then
+
+Nothing here is written for it: positions, inbox and letters are there anyway. So it tells what
+they tell, and no more: a position says that an event has been delivered by the time at which it
+was stored, and not the moment.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import sqlalchemy as sa
+
+from outbox.letter import from_row
+from outbox.table import outbox_dead_letter, outbox_inbox
+from relay.database import transaction
+from relay.timeline_events import Event, Log
+from relay.timeline_routes import Passage, passages
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from datetime import datetime
+
+    from outbox.letter import Letter
+    from outbox.settings import Settings
+
+    Name = tuple[str, str]
+
+__all__ = ["Event", "Handling", "Passage", "Story", "Timeline", "timeline"]
+
+CHUNK: Final = 300
+"""Events that one query asks for, at most: databases limit the number of values."""
+
+
+@dataclass(frozen=True, slots=True)
+class Handling:
+    """A consumer has processed the event."""
+
+    consumer: str
+    processed_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Story:
+    """One event, with all that became of it."""
+
+    event: Event
+    depth: int
+    """0 for an event of the key; 1 for one that such an event caused; and so on."""
+    cause: Event | None
+    """What caused it, where that is known."""
+    cause_id: str | None
+    """The id of what caused it."""
+    passages: Sequence[Passage]
+    handlings: Sequence[Handling]
+    letters: Sequence[Letter]
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """What happened to one key, in order; an event is followed by what it caused."""
+
+    key: str
+    stories: Sequence[Story]
+    is_cut: bool
+    """There are more events than were asked for: the oldest of the key, or some that were caused,
+    are missing."""
+
+
+def timeline(
+    engine: sa.Engine, settings: Settings, key: str, *, limit: int = 500, depth: int = 3
+) -> Timeline:
+    """Return what happened to a partition key.
+
+    The newest `limit` events of the key, and as many that they caused, over at most `depth` steps.
+    Events that retention has deleted are told from the audit trail, where there is one.
+
+    Raises `DatabaseUnavailableError`, and `ConfigurationError` where the tables are missing.
+    """
+    with transaction(engine) as connection:
+        log = Log(connection, settings)
+        found = log.of_key(key, limit + 1)
+        own, is_cut = found[-limit:], len(found) > limit
+        caused, was_cut = _effects(log, own, limit, depth)
+        events = [*own, *(event for event, _ in caused)]
+        causes = {event.id: event for event in [*log.with_ids(_unknown_causes(own)), *events]}
+        names = {
+            event: (event.envelope.source or settings.source or "", event.id) for event in events
+        }
+        handled = _handlings(connection, set(names.values()))
+        letters = _letters(connection, set(names.values()))
+        passed = passages(connection, settings, events, names, handled, letters)
+    depths = dict.fromkeys(own, 0) | dict(caused)
+    stories = {
+        event: Story(
+            event=event,
+            depth=depths[event],
+            cause=causes.get(event.envelope.causation_id or ""),
+            cause_id=event.envelope.causation_id,
+            passages=passed.get(event, ()),
+            handlings=[Handling(*each) for each in handled.get(names[event], ())],
+            letters=letters.get(names[event], ()),
+        )
+        for event in events
+    }
+    return Timeline(key, list(_in_order(own, stories)), is_cut or was_cut)
+
+
+def _effects(
+    log: Log, own: Sequence[Event], limit: int, depth: int
+) -> tuple[list[tuple[Event, int]], bool]:
+    """Return what events of the key caused, with its depth, and whether some are missing."""
+    known = {event.id for event in own}
+    found: list[tuple[Event, int]] = []
+    level = list(own)
+    for step in range(1, depth + 1):
+        room = limit - len(found)
+        caused = log.caused_by(level, room + 1 + len(known))
+        new = [event for event in caused if event.id not in known]
+        found += [(event, step) for event in new[:room]]
+        if len(new) > room:
+            return found, True
+        if not new:
+            break
+        known |= {event.id for event in new}
+        level = new
+    return found, False
+
+
+def _unknown_causes(events: Sequence[Event]) -> set[str]:
+    known = {event.id for event in events}
+    return {
+        event.envelope.causation_id for event in events if event.envelope.causation_id is not None
+    } - known
+
+
+def _in_order(own: Sequence[Event], stories: Mapping[Event, Story]) -> Iterator[Story]:
+    """Yield the events of the key in their order, each followed by what it caused elsewhere."""
+    caused: dict[str, list[Story]] = defaultdict(list)
+    for story in stories.values():
+        if story.depth and story.cause_id is not None:
+            caused[story.cause_id].append(story)
+
+    def with_effects(story: Story) -> Iterator[Story]:
+        yield story
+        for effect in caused.pop(story.event.id, ()):
+            yield from with_effects(effect)
+
+    for event in own:
+        yield from with_effects(stories[event])
+
+
+def _handlings(
+    connection: sa.Connection, names: set[Name]
+) -> dict[Name, list[tuple[str, datetime]]]:
+    columns = outbox_inbox.c
+    found: dict[Name, list[tuple[str, datetime]]] = defaultdict(list)
+    # By each consumer in turn, because the inbox has no index that begins with the event.
+    for (consumer,) in _distinct(connection, [columns.consumer]):
+        for chunk in _chunks(names):
+            query = (
+                sa.select(columns.source, columns.event_id, columns.processed_at)
+                .where(columns.consumer == consumer)
+                .where(sa.tuple_(columns.source, columns.event_id).in_(chunk))
+            )
+            for source, event_id, processed_at in connection.execute(query):
+                found[source, event_id].append((consumer, processed_at))
+    for each in found.values():
+        each.sort(key=lambda handling: handling[1])
+    return found
+
+
+def _letters(connection: sa.Connection, names: set[Name]) -> dict[Name, list[Letter]]:
+    columns = outbox_dead_letter.c
+    found: dict[Name, list[Letter]] = defaultdict(list)
+    for stage, owner in _distinct(connection, [columns.stage, columns.owner]):
+        for chunk in _chunks(names):
+            query = (
+                sa.select(outbox_dead_letter)
+                .where(columns.stage == stage, columns.owner == owner)
+                .where(sa.tuple_(columns.source, columns.event_id).in_(chunk))
+                .order_by(columns.id)
+            )
+            for row in connection.execute(query):
+                found[row.source, row.event_id].append(from_row(row))
+    return found
+
+
+def _distinct(
+    connection: sa.Connection, columns: Sequence[sa.Column[str]]
+) -> Iterator[tuple[str, ...]]:
+    """Yield the values that an index begins with: one look into it for each, however long it is."""
+    last: tuple[str, ...] | None = None
+    while True:
+        query = sa.select(*columns).order_by(*columns).limit(1)
+        if last is not None:
+            query = query.where(_above(columns, last))
+        row = connection.execute(query).one_or_none()
+        if row is None:
+            return
+        last = tuple(row)
+        yield last
+
+
+def _above(columns: Sequence[sa.Column[str]], values: Sequence[str]) -> sa.ColumnElement[bool]:
+    """Compare as a tuple does; written out, because MariaDB uses no index for tuples here."""
+    (column, *others), (value, *rest) = columns, values
+    if not others:
+        return column > value
+    return (column >= value) & ((column > value) | _above(others, rest))
+
+
+def _chunks(names: Iterable[Any]) -> Iterator[list[Any]]:
+    ordered = sorted(names)
+    for start in range(0, len(ordered), CHUNK):
+        yield ordered[start : start + CHUNK]

@@ -1,0 +1,106 @@
+"""One order's history in a database, for the tests of timelines."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from outbox import dead_letter
+from outbox.dead_letter import Failure
+from outbox.envelope import Envelope
+from outbox.settings import Settings
+from outbox.table import outbox_checkpoint, outbox_event, outbox_inbox
+from relay.timeline_events import outbox_audit
+from tests.emitting import read
+from tests.retaining import deliver
+
+NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
+SOURCE = "/shop"
+
+
+def at(seconds: float) -> datetime:
+    return NOON + timedelta(seconds=seconds)
+
+
+def settings(engine: sa.Engine, **routes: dict[str, Any]) -> Settings:
+    url = engine.url.render_as_string(hide_password=False)
+    return Settings.model_validate({"database_url": url, "source": SOURCE, "routes": routes})
+
+
+def emit(engine: sa.Engine, name: str, seconds: float, *, key: str = "o-1", **columns: Any) -> str:
+    """Commit an event; return its id."""
+    row = {
+        "id": str(uuid.uuid4()),
+        "type": f"shop.{name}",
+        "partition_key": key,
+        "time": at(seconds),
+        "data": b'{"order_id": "o-1"}',
+        "headers": {},
+        **columns,
+    }
+    with engine.begin() as connection:
+        connection.execute(sa.insert(outbox_event), row)
+    return str(row["id"])
+
+
+def caused(engine: sa.Engine, cause: str, name: str, seconds: float, **columns: Any) -> str:
+    return emit(engine, name, seconds, headers={"causationid": cause, "actor": "b"}, **columns)
+
+
+def advance(engine: sa.Engine, route: str, seconds: float, count: int | None = None) -> None:
+    """Let a route have delivered all that is there, or the first `count` events."""
+    deliver(engine, route, count=count)
+    with engine.begin() as connection:
+        statement = sa.update(outbox_checkpoint).where(outbox_checkpoint.c.route == route)
+        connection.execute(statement.values(advanced_at=at(seconds)))
+
+
+def process(engine: sa.Engine, consumer: str, event_id: str, seconds: float) -> None:
+    values = {"consumer": consumer, "source": SOURCE, "event_id": event_id}
+    with engine.begin() as connection:
+        connection.execute(sa.insert(outbox_inbox), values | {"processed_at": at(seconds)})
+
+
+def envelope(engine: sa.Engine, event_id: str) -> Envelope:
+    """The event as it travels: its source is the relay's."""
+    [found] = [each for each in read(engine) if each.id == event_id]
+    values = {name: getattr(found, name) for name in Envelope.__dataclass_fields__}
+    return Envelope(**values | {"source": SOURCE})
+
+
+def give_up(
+    engine: sa.Engine, stage: dead_letter.Stage, owner: str, event_id: str, **failure: Any
+) -> None:
+    content = envelope(engine, event_id)
+    with engine.begin() as connection:
+        dead_letter.record(connection, stage, owner, [Failure(content, **failure)])
+
+
+def record(engine: sa.Engine, seconds: float) -> None:
+    """Write all events into an audit trail."""
+    outbox_audit.create(engine, checkfirst=True)
+    with engine.begin() as connection:
+        rows = connection.execute(sa.select(outbox_event).order_by(outbox_event.c.seq)).all()
+        for position, row in enumerate(rows, start=1):
+            values = {
+                "position": position,
+                "event_id": str(row.id),
+                "source": row.source or SOURCE,
+                "actor": row.headers.get("actor"),
+                "causation_id": row.headers.get("causationid"),
+                "sequence": row.seq,
+                "recorded_at": at(seconds),
+            }
+            same = ("type", "version", "subject", "partition_key", "time")
+            connection.execute(
+                sa.insert(outbox_audit), values | {name: getattr(row, name) for name in same}
+            )
+
+
+def forget(engine: sa.Engine) -> None:
+    """Delete all events, as retention does in the end."""
+    with engine.begin() as connection:
+        connection.execute(sa.delete(outbox_event))
