@@ -48,6 +48,8 @@ class Handlers:
     def __init__(self) -> None:
         """Start empty."""
         self._by_type: dict[str, list[Handler]] = {}
+        self.unpack: Callable[[Envelope], Envelope] = _as_it_is
+        """What makes JSON of a dead letter whose data could not be read when it came."""
 
     def add(self, event: type | str, function: Callable[..., Any]) -> None:
         """Register a function for a registered class, or by name for any version of a type.
@@ -66,7 +68,7 @@ class Handlers:
         """The event types that have a handler, by name."""
         return sorted(self._by_type)
 
-    def __contains__(self, event_type: str) -> bool:
+    def __contains__(self, event_type: object) -> bool:
         return event_type in self._by_type
 
     def load(self, envelope: Envelope) -> list[Call]:
@@ -88,6 +90,10 @@ class Handlers:
                 except Exception as exc:  # noqa: BLE001  # a validator of the application raised it
                     calls.append(Call(_raising(exc), None))
         return calls or _refuse_version(envelope, self._by_type[envelope.type])
+
+
+def _as_it_is(envelope: Envelope) -> Envelope:
+    return envelope
 
 
 def is_async(function: Callable[..., Any]) -> bool:

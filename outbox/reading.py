@@ -35,7 +35,7 @@ class Received(NamedTuple):
     identity: EventId
     """What the inbox knows it by: a name of its own where it is no event."""
     error: DecodeError | None = None
-    """Why it is no event."""
+    """Why it is no event, or one whose data nobody can read."""
 
     @property
     def name(self) -> str:
