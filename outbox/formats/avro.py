@@ -130,25 +130,24 @@ def _record(schema: Any, named: dict[str, Convert]) -> Convert:
 
 
 def _union(branches: list[Any], named: dict[str, Convert]) -> Convert:
-    converts = [_compile(branch, named) for branch in branches]
-    names = [_name(branch) for branch in branches]
-    has_null = "null" in names
+    has_null = "null" in branches
+    converts = [(_name(each), _compile(each, named)) for each in branches if each != "null"]
+    kinds = " or ".join(_name(each) for each in branches)
 
     def convert(value: Any, path: Path) -> Any:
         if value is None and has_null:
             return None
         problem: MisfitError | None = None
-        for name, inner in zip(names, converts, strict=True):
+        for name, inner in converts:
             try:
                 found = inner(value, path)
             except MisfitError as exc:
-                # What is wrong inside of a record says more than that it is none of the others.
-                problem = exc if problem is None or isinstance(value, dict) else problem
+                problem = exc
                 continue
             # Told by its name, because two records may have the same fields.
             return (name, found) if isinstance(found, dict) else found
-        kinds = " or ".join(names)
-        raise problem if problem and len(names) - has_null == 1 else _misfit(path, kinds)
+        # The one that there is says more than that it is none of several.
+        raise problem if problem and len(converts) == 1 else _misfit(path, kinds)
 
     return convert
 

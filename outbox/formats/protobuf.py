@@ -45,7 +45,13 @@ class ProtobufCodec:
         """See `Codec.encode`."""
         message = message_factory.GetMessageClass(self._first)()
         try:
-            json_format.Parse(data, message)
+            value = orjson.loads(data)
+        except orjson.JSONDecodeError as exc:
+            raise MisfitError(f"its data is no JSON: {exc.msg}") from exc
+        if not isinstance(value, dict):
+            raise MisfitError("data: is not an object")
+        try:
+            json_format.ParseDict(value, message)
         except json_format.ParseError as exc:
             raise MisfitError(_told(exc)) from exc
         return self._head + message.SerializeToString()
