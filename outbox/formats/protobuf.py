@@ -7,6 +7,8 @@ becomes JSON again, whole numbers of 64 bits are numbers, as an application emit
 
 from __future__ import annotations
 
+import base64
+import binascii
 import re
 import tempfile
 from importlib.resources import as_file, files
@@ -14,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
-from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory
+from google.protobuf import descriptor_pool, json_format, message_factory
+from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 from google.protobuf.message import DecodeError as ProtobufDecodeError
 from grpc_tools import protoc
 
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from google.protobuf.descriptor import Descriptor, FieldDescriptor, FileDescriptor
 
 _FILE: Final = "outbox.schema.proto"
+_OWN: Final = "outbox.imports.proto"
 _FIELD: Final = re.compile(r"parse (?:the )?(\S+) field|field named \"([^\"]+)\"")
 """Where a message of Protobuf's parser says which field is wrong; the rest may quote its value."""
 
@@ -78,28 +82,54 @@ class ProtobufCodec:
 def make(schema: Schema) -> ProtobufCodec:
     """Make a schema ready; raises `ConfigurationError`."""
     pool = descriptor_pool.DescriptorPool()
-    for file in _compiled(schema).file:
-        pool.Add(file)
-    compiled = pool.FindFileByName(_FILE)
+    try:
+        for file in _files(schema, _FILE):
+            pool.Add(file)
+        compiled = pool.FindFileByName(_FILE)
+    except (KeyError, TypeError) as exc:
+        raise ConfigurationError(f"schema {schema.id} is no Protobuf schema: {exc}") from exc
     if not compiled.message_types_by_name:
         raise ConfigurationError(f"schema {schema.id} has no message")
     return ProtobufCodec(compiled)
 
 
-def _compiled(schema: Schema) -> descriptor_pb2.FileDescriptorSet:
+def _files(schema: Schema, name: str) -> list[FileDescriptorProto]:
+    """Return the compiled files of a schema, each behind those that it imports."""
+    ready = _ready(schema.text)
+    if ready is None:
+        return _compiled(schema, name)
+    ready.name = name
+    # What it imports and does not refer to are the files that Protobuf itself brings along.
+    own = [name for name in ready.dependency if name not in schema.references]
+    text = "".join(f'import "{name}";' for name in own)
+    files = _compiled(Schema(schema.id, "protobuf", f'syntax = "proto3"; {text}'), _OWN)[:-1]
+    for other_name, other in schema.references.items():
+        files += _files(other, other_name)
+    return [*files, ready]
+
+
+def _ready(text: str) -> FileDescriptorProto | None:
+    """Read a compiled file in base64, which some registries have as they were given it."""
+    try:
+        return FileDescriptorProto.FromString(base64.b64decode(text, validate=True))
+    except (binascii.Error, ValueError, ProtobufDecodeError):
+        return None
+
+
+def _compiled(schema: Schema, name: str) -> list[FileDescriptorProto]:
     with (
         tempfile.TemporaryDirectory(prefix="outbox-proto-") as folder,
         as_file(files("grpc_tools") / "_proto") as known,
     ):
-        _write(Path(folder), _FILE, schema)
+        _write(Path(folder), name, schema)
         made = Path(folder) / "made"
         options = [f"-I{folder}", f"-I{known}", "--include_imports", f"--descriptor_set_out={made}"]
-        if protoc.main(["protoc", *options, _FILE]) != 0:
+        if protoc.main(["protoc", *options, name]) != 0:
             raise ConfigurationError(
                 f"schema {schema.id} is no Protobuf schema that protoc takes; it says why in"
                 " the error output"
             )
-        return descriptor_pb2.FileDescriptorSet.FromString(made.read_bytes())
+        return list(FileDescriptorSet.FromString(made.read_bytes()).file)
 
 
 def _write(folder: Path, name: str, schema: Schema) -> None:
@@ -115,7 +145,7 @@ def _write(folder: Path, name: str, schema: Schema) -> None:
 def _message(file: FileDescriptor, indexes: Sequence[int]) -> Descriptor:
     """Return a message by the way to it; messages are counted in the order of the text."""
     first, *rest = indexes
-    outline = descriptor_pb2.FileDescriptorProto()
+    outline = FileDescriptorProto()
     file.CopyToProto(outline)
     try:
         here = outline.message_type[first]

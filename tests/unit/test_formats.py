@@ -24,6 +24,7 @@ from outbox.errors import (
 )
 from outbox.formats import wire
 from outbox.formats.codec import Codec, MisfitError, Schema, make
+from outbox.formats.protobuf import _files
 from outbox.formats.publishing import fenced
 from outbox.formats.settings import SchemaSettings
 from outbox.rows import Rows, to_row
@@ -262,6 +263,16 @@ def test_protobuf_may_import_other_schemas() -> None:
     assert again(protobuf(this, {"x/other.proto": other}), {"o": {"a": 1}}) == {"o": {"a": 1}}
     with pytest.raises(ConfigurationError, match="outside of its folder"):
         protobuf(this, {"../other.proto": other})
+
+
+def test_a_compiled_protobuf_schema_is_read_too() -> None:
+    text = """syntax = "proto3"; import "google/protobuf/timestamp.proto"; import "other.proto";
+        message This { Other o = 1; google.protobuf.Timestamp at = 2; }"""
+    other = Schema(2, "protobuf", 'syntax = "proto3"; message Other { int64 a = 1; }')
+    files = _files(Schema(1, "protobuf", text, {"other.proto": other}), "this.proto")
+    this, that = (base64.b64encode(files[at].SerializeToString()).decode() for at in (-1, -2))
+    value = {"o": {"a": 1}, "at": "2026-01-02T03:04:05Z"}
+    assert again(protobuf(this, {"other.proto": Schema(2, "protobuf", that)}), value) == value
 
 
 def test_json_stays_as_it_is() -> None:
