@@ -60,7 +60,7 @@ example: $(VENV)/.dev ## examples/shop on real servers: one event to Kafka, Acti
 	@$(BIN)/python -m tools.servers --fetch --postgres --kafka --activemq --s3 -- $(BIN)/python -m tools.example
 
 .PHONY: servers
-servers: $(VENV)/.runtime ## get what the test servers need: jars of Kafka, ActiveMQ and S3Proxy, and Debian's packages when root
+servers: $(VENV)/.runtime ## get what the test servers need: Kafka, ActiveMQ, S3Proxy and Apicurio Registry, and Debian's packages when root
 	@$(BIN)/python -m tools.servers --fetch
 
 .PHONY: lint

@@ -25,10 +25,10 @@ from benchmarks.command import arguments, finish, started_now
 from outbox.bench.report import Series
 from outbox.bench.rounds import taken
 from outbox.envelope import Envelope, new_id
+from outbox.structured import encode
 from outbox.transport import PUBLISHED
 from outbox.transports import s3 as transport
 from outbox.transports.s3.client import make_client
-from outbox.transports.s3.event import encode
 from tools.buckets import options_of, plain_client
 from tools.servers import s3
 

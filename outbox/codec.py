@@ -7,6 +7,7 @@ attribute in a header `ce_…`, the media type in `content-type`); its JSON form
 from __future__ import annotations
 
 import base64
+import re
 from datetime import MAXYEAR, MINYEAR, UTC, datetime
 from functools import lru_cache
 from itertools import chain, repeat
@@ -43,6 +44,21 @@ ATTRIBUTES: Final = frozenset(
     | EXTENSIONS.keys()
 )
 """Names that an application's own header may not have."""
+
+
+_SEQUENCE_DIGITS: Final = 19
+"""Of the largest number that the table holds."""
+_JSON: Final = re.compile(r"[^/;]+/(?:[^/;]+\+)?json\s*(?:;|$)", re.IGNORECASE)
+
+
+def is_json(content_type: str) -> bool:
+    """Tell whether data of a media type is JSON, by its subtype."""
+    return _JSON.match(content_type) is not None
+
+
+def sequence_text(sequence: int) -> str:
+    """Write the extension `sequence`: so that the order of the texts is that of the numbers."""
+    return f"{sequence:019d}"
 
 
 def stored_headers(envelope: Envelope) -> dict[str, str]:
@@ -159,8 +175,8 @@ def to_headers(envelope: Envelope, prefix: str = "ce_") -> list[tuple[str, bytes
         (prefix + "time", time_text(envelope.time).encode()),
     ]
     if envelope.sequence is not None:
-        headers.append((prefix + "sequence", b"%d" % envelope.sequence))
-    if envelope.subject is not None:
+        headers.append((prefix + "sequence", b"%019d" % envelope.sequence))
+    if envelope.subject:
         headers.append((prefix + "subject", envelope.subject.encode()))
     if envelope.correlation_id is not None:
         headers.append((prefix + "correlationid", envelope.correlation_id.encode()))
@@ -203,8 +219,9 @@ def from_headers(
 ) -> Envelope:
     """Read a message in binary mode; raises `DecodeError` where it is no such CloudEvent.
 
-    Without a `ce_time` the event happened now. Extensions that this library does not know stay
-    among the headers, under their full name.
+    Without a `ce_time` the event happened now, and without a media type its data is JSON.
+    Extensions that this library does not know stay among the headers, under their full name; so
+    does a `sequence` that is no number of an outbox. A key that is no text is written as one.
     """
     names = _names(prefix)
     try:
@@ -227,8 +244,8 @@ def from_headers(
         draft.time = datetime.now(UTC) if time is None else time_of(time)
         draft.data = data or b""
         draft.version = 1 if version is None else _number(version, 1, _MAX_VERSION)
-        draft.content_type = texts.pop("content-type", JSON_CONTENT_TYPE)
-        draft.subject = subject
+        draft.content_type = texts.pop("content-type", None) or _content_type(texts, prefix)
+        draft.subject = subject or None
         draft.partition_key = partition_key
         draft.topic = topic
         draft.dataschema = dataschema
@@ -238,7 +255,9 @@ def from_headers(
         draft.traceparent = traceparent
         draft.tracestate = tracestate
         draft.headers = texts
-        draft.sequence = None if sequence is None else _number(sequence, 0, _MAX_SEQUENCE)
+        draft.sequence = None if sequence is None else _sequence(sequence)
+        if draft.sequence is None and sequence is not None:
+            texts[prefix + "sequence"] = sequence
     except (ValueError, OverflowError) as exc:
         msg = f"the message has a header or key that cannot be read: {exc}"
         raise DecodeError(msg) from exc
@@ -270,11 +289,24 @@ _MAX_VERSION: Final = 2**31 - 1
 _MAX_SEQUENCE: Final = 2**63 - 1
 
 
-def _text_of(value: bytes) -> str:
-    text = value.decode()
-    if "\0" in text:
-        raise ValueError("it contains a NUL character")
-    return text
+def _text_of(key: bytes) -> str:
+    """Return a record's key as text; another producer may have made it of any bytes."""
+    return key.decode(errors="backslashreplace").replace("\0", "\\x00")
+
+
+def _content_type(texts: dict[str, str], prefix: str) -> str:
+    """Find the media type where other producers put it."""
+    wanted = {"content-type", prefix + "datacontenttype"}
+    found = [texts.pop(name) for name in list(texts) if name.lower() in wanted]
+    return next(filter(None, found), JSON_CONTENT_TYPE)
+
+
+def _sequence(text: str) -> int | None:
+    """Read a number of an outbox; None for what other producers may order their events by."""
+    if not (text.isascii() and text.isdigit() and len(text) <= _SEQUENCE_DIGITS):
+        return None
+    number = int(text)
+    return number if number <= _MAX_SEQUENCE else None
 
 
 def _check_lengths(event_id: str, source: str, partition_key: str) -> None:
@@ -305,7 +337,7 @@ def to_json(envelope: Envelope) -> dict[str, Any]:
         "version": envelope.version,
         "subject": envelope.subject,
         "partitionkey": envelope.partition_key,
-        "sequence": None if envelope.sequence is None else str(envelope.sequence),
+        "sequence": None if envelope.sequence is None else sequence_text(envelope.sequence),
         **stored_headers(envelope),
     }
     event = {name: value for name, value in event.items() if value is not None}
@@ -316,6 +348,9 @@ def to_json(envelope: Envelope) -> dict[str, Any]:
     return event
 
 
+_LEAP_SECOND: Final = re.compile(r"(T\d\d:\d\d):60")
+
+
 def time_text(moment: datetime) -> str:
     """Write a moment as RFC 3339 in UTC, ending in `Z`."""
     if moment.tzinfo is not UTC:
@@ -324,8 +359,15 @@ def time_text(moment: datetime) -> str:
 
 
 def time_of(text: str) -> datetime:
-    """Read an RFC 3339 moment; raises `ValueError` where it has no time zone."""
-    moment = datetime.fromisoformat(text)
+    """Read an RFC 3339 moment; raises `ValueError` where it has no time zone.
+
+    What is finer than a microsecond is cut off, and a leap second is the one before it.
+    """
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        # Its letters may be small, and of leap seconds Python knows nothing.
+        moment = datetime.fromisoformat(_LEAP_SECOND.sub(r"\1:59", text.upper()))
     if moment.tzinfo is None:
         msg = f"the time {text!r} has no time zone"
         raise ValueError(msg)

@@ -113,6 +113,7 @@ class LetterAttempt:
             return []
         if envelope.type not in self._consumer.handlers:
             raise PermanentError(f"consumer {name!r} has no handler for {envelope.type}")
+        envelope = self._consumer.handlers.unpack(envelope)
         calls = self._consumer.handlers.load(opener([envelope])(envelope))
         dead_letter.resolve(connection, [letter.id])
         self.counts = Counts(handled=1)

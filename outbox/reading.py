@@ -17,6 +17,7 @@ from outbox import codec
 from outbox.envelope import MAX_NAME_BYTES, SPEC_VERSION, Envelope
 from outbox.errors import DecodeError
 from outbox.letter import message_id
+from outbox.structured import is_structured, unfolded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -34,7 +35,7 @@ class Received(NamedTuple):
     identity: EventId
     """What the inbox knows it by: a name of its own where it is no event."""
     error: DecodeError | None = None
-    """Why it is no event."""
+    """Why it is no event, or one whose data nobody can read."""
 
     @property
     def name(self) -> str:
@@ -72,7 +73,8 @@ def read(delivery: Delivery) -> Received:
 
 
 def decode(message: Message) -> Envelope:
-    """Read a message as an event; raises `DecodeError`."""
+    """Read a message as an event, in binary or structured mode; raises `DecodeError`."""
+    message = unfolded(message)
     return codec.from_headers(message.key, message.headers, message.data, topic=message.topic)
 
 
@@ -148,13 +150,12 @@ def _glance(delivery: Delivery, headers: Mapping[str, bytes]) -> Received:
     topic, key, _, data = message
     specversion, source, event_type, version, own_id, time = _take(headers)
     draft = _new(_UnreadDraft)
-    draft.source, draft.type, draft.version = _shared(specversion, source, event_type, version)
+    media = headers.get("content-type", b"")
+    draft.source, draft.type, draft.version = _shared(
+        specversion, source, event_type, version, media
+    )
     if _moment(time.decode()).tzinfo is not UTC:
         raise ValueError(time)
-    if "ce_sequence" in headers:
-        sequence = headers["ce_sequence"]
-        if not (sequence.isdigit() and len(sequence) <= _SEQUENCE_DIGITS):
-            raise ValueError(sequence)
     if key is None:
         key = headers.get("ce_partitionkey")
     if key is not None and len(key) > MAX_NAME_BYTES:
@@ -175,18 +176,20 @@ _moment: Final = datetime.fromisoformat
 _take: Final = itemgetter(
     "ce_specversion", "ce_source", "ce_type", "ce_version", "ce_id", "ce_time"
 )
-_VERSION_DIGITS, _SEQUENCE_DIGITS = 9, 18
+_VERSION_DIGITS = 9
 """A number of so many is within what its column holds."""
 
 
 @lru_cache(maxsize=1_000)
 def _shared(
-    specversion: bytes, source: bytes, event_type: bytes, version: bytes
+    specversion: bytes, source: bytes, event_type: bytes, version: bytes, media: bytes
 ) -> tuple[str, str, int]:
     """Read the attributes that most events of a producer share; raises as `_glance` does."""
     is_known = specversion == SPEC_VERSION.encode() and source and event_type
     if not (is_known and len(source) <= MAX_NAME_BYTES and len(version) <= _VERSION_DIGITS):
         raise ValueError(specversion, source, event_type, version)
+    if is_structured(media.decode()):
+        raise ValueError(media)
     number = int(version)
     if number < 1:
         raise ValueError(version)

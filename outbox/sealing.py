@@ -37,7 +37,7 @@ REDACTED: Final = "[personal]"
 KEY_BYTES: Final = 32
 NONCE_BYTES: Final = 12
 
-_MARK: Final = b'"' + PREFIX.encode()
+_MARK: Final = PREFIX.encode()
 _TOKEN: Final = re.compile(rb'"outbox-personal:1:([0-9a-f]{32}):([A-Za-z0-9_-]{38,})"')
 _ANY: Final = re.compile(rb'"outbox-personal:[01]:[0-9a-f]{32}:[A-Za-z0-9_-]+"')
 

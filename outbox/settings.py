@@ -32,6 +32,7 @@ from sqlalchemy.exc import ArgumentError
 
 from outbox.age import read_age, read_moment
 from outbox.errors import ConfigurationError
+from outbox.formats.settings import SchemaSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -98,6 +99,8 @@ class RouteSettings(BaseModel):
     where: Where = {}
     """Globs over other attributes of the envelope, for instance `{"source": ["/eu/*"]}`; each one
     named has to be there and to match."""
+    schemas: SchemaSettings | None = None
+    """Other formats of the data than JSON, by a schema registry."""
     on_dead: Literal["park_key", "skip", "stop"] = "park_key"
     """What follows a dead letter: later events of its key are parked behind it, or not, or the
     route stops."""

@@ -223,8 +223,10 @@ def _load(
     content = received.content
     if is_given_up and error is not None:
         return error
+    if received.error is not None:
+        return received.error
     if not isinstance(content, Envelope):
-        return received.error or DecodeError("the message is no event")
+        return DecodeError("the message is no event")
     try:
         return job_of((index, content, load(open_(content)), failure_count + 1))
     except PermanentError as exc:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import sqlalchemy as sa
 
+from outbox import formats
 from outbox.batch import Done
 from outbox.errors import (
     BrokerUnavailableError,
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from outbox.consumer import Consumer
+    from outbox.formats.unpack import Unpacker
+    from outbox.reading import Received
     from outbox.runner import Runner
     from outbox.settings import Settings
     from outbox.transaction import Job
@@ -60,14 +63,19 @@ class Worker:
     """
 
     def __init__(
-        self, consumer: Consumer, subscriber: Subscriber, settings: ConsumerSettings | None = None
+        self,
+        consumer: Consumer,
+        subscriber: Subscriber,
+        settings: ConsumerSettings | None = None,
+        unpacker: Unpacker | None = None,
     ) -> None:
-        """Take a subscriber, which `run` closes."""
+        """Take a subscriber, which `run` closes; `unpacker` makes JSON of data in other formats."""
         self.counts = Counts()
         """What became of the events so far."""
         self._consumer = consumer
         self._subscriber = subscriber
         self._settings = settings or ConsumerSettings()
+        self._unpacker = unpacker
 
     def run(self, stop: threading.Event, *, idle_timeout: float | None = None) -> Counts:
         """Work until `stop` is set; then finish the batch, acknowledge it and leave the group.
@@ -99,13 +107,13 @@ class Worker:
         return self.counts
 
     def _work(self, runner: Runner, stop: threading.Event, idle_timeout: float | None) -> None:
-        inlet = Inlet(self._subscriber, self._settings, idle_timeout)
+        inlet = Inlet(self._subscriber, self._settings, idle_timeout, self._read)
         active_at = time.monotonic()
         letters_at = -LETTERS_SECONDS
         while not stop.is_set():
-            deliveries = inlet.receive(stop)
+            deliveries, received = inlet.receive(stop)
             if deliveries:
-                if not runner.settle(read_all(deliveries), stop, self._report):
+                if not runner.settle(received, stop, self._report):
                     return
                 inlet.acknowledge(deliveries)
             now = time.monotonic()
@@ -122,6 +130,12 @@ class Worker:
                     active_at = letters_at
                 elif is_idle:
                     return
+
+    def _read(self, deliveries: Sequence[Delivery]) -> list[Received]:
+        received = read_all(deliveries)
+        if self._unpacker is not None:
+            received = self._unpacker.unpack_all(received, self._consumer.handlers)
+        return received
 
     def _report(self, counts: Counts) -> None:
         self.counts += counts
@@ -146,10 +160,18 @@ class Inlet:
     """The subscriber, with patience for its broker."""
 
     def __init__(
-        self, subscriber: Subscriber, settings: ConsumerSettings, idle_timeout: float | None
+        self,
+        subscriber: Subscriber,
+        settings: ConsumerSettings,
+        idle_timeout: float | None,
+        read: Callable[[Sequence[Delivery]], list[Received]],
     ) -> None:
-        """Give up on a broker only where the worker is to stop when idle."""
+        """Give up on a broker only where the worker is to stop when idle.
+
+        What `read` cannot read now, because a schema registry does not answer, is given back.
+        """
         self._subscriber = subscriber
+        self._read = read
         self._limit = settings.batch_size
         self._patience = None if idle_timeout is None else PATIENCE_SECONDS
         self._waits = BackOff(settings.retry_max_seconds)
@@ -164,20 +186,28 @@ class Inlet:
         """Receiving failed, and neither an event nor a quiet time has shown that this is over."""
         return self._waits.attempt_count > 0
 
-    def receive(self, stop: threading.Event) -> Sequence[Delivery]:
-        """Return deliveries; none after a time-out, or after a back-off where receiving failed."""
+    def receive(self, stop: threading.Event) -> tuple[Sequence[Delivery], list[Received]]:
+        """Return deliveries, read; none after a time-out, or a back-off where receiving failed."""
         try:
             deliveries = self._subscriber.receive(self._limit, RECEIVE_SECONDS)
+            received = self._read_or_give_back(deliveries)
         except (BrokerUnavailableError, DestinationRefusedError) as exc:
             self._back_off(exc, stop)
-            return []
+            return [], []
         if self.is_down and (
             deliveries or time.monotonic() - self._last_failed_at >= QUIET_SECONDS
         ):
             self._waits.reset()
             self._told = None
             logger.info("receiving again")
-        return deliveries
+        return deliveries, received
+
+    def _read_or_give_back(self, deliveries: Sequence[Delivery]) -> list[Received]:
+        try:
+            return self._read(deliveries)
+        except TransientError:
+            self._subscriber.nack(deliveries)
+            raise
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         """Acknowledge what is settled; without it they come again, and the inbox knows them."""
@@ -230,7 +260,12 @@ def open_worker(consumer: Consumer, settings: Settings) -> Worker:
     transport, options = receiving_transport_of(route, settings.route(route))
     topics = own.topics or _topics(consumer, lambda name: transport.topic_of(options, name))
     subscriber = transport.subscriber(route, options, consumer.name, topics)
-    return Worker(consumer, subscriber, own)
+    unpacker = None
+    schemas = settings.route(route).schemas
+    if schemas is not None:
+        unpacker = formats.unpacker(route, schemas)
+        consumer.handlers.unpack = unpacker.unpack
+    return Worker(consumer, subscriber, own, unpacker)
 
 
 def _topics(consumer: Consumer, topic_of: Callable[[str], str | None]) -> list[str]:

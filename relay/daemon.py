@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from outbox import formats
 from outbox.engine import is_psycopg
 from outbox.errors import ConfigurationError
 from outbox.transports import transport_of
@@ -100,7 +101,9 @@ class Relay:
             raise ConfigurationError("there is no route to run: add [routes.NAME] to the settings")
         self._chosen = {name: settings.route(name) for name in names}
         for name, route in self._chosen.items():
-            transport_of(name, route)
+            _, options = transport_of(name, route)
+            if route.schemas is not None:
+                formats.check(name, route.schemas, options)
         self._settings = settings
         self._engine = engine
         self._drain_timeout = drain_timeout

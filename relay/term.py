@@ -14,8 +14,10 @@ import threading
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from outbox import formats
 from outbox.dead_letter import Failure
 from outbox.errors import (
     CaptureRestartedError,
@@ -192,10 +194,13 @@ class Term:
         return position
 
     def _make_publisher(self) -> Publisher:
-        transport, options = transport_of(self._route, self._settings)
-        return transport.publisher(
-            self._route, options, self._settings.lease_seconds * PUBLISH_SHARE
-        )
+        route, settings = self._route, self._settings
+        transport, options = transport_of(route, settings)
+        timeout = settings.lease_seconds * PUBLISH_SHARE
+        if settings.schemas is None:
+            return transport.publisher(route, options, timeout)
+        make = partial(transport.publisher, route, options)
+        return formats.converting(route, settings.schemas, options, make, timeout)
 
     def _new_stall(self, report: Callable[[str | None], None] | None = None) -> Stall:
         seconds = self._settings.retry_max_seconds

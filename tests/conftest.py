@@ -27,6 +27,7 @@ pytest_plugins = [
     "tests.fix_kafka",
     "tests.fix_activemq",
     "tests.fix_s3",
+    "tests.fix_registry",
 ]
 
 

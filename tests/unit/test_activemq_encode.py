@@ -35,7 +35,7 @@ def test_an_event_is_persistent_and_has_its_attributes_in_headers() -> None:
     assert headers["content-type"] == "application/json"
     assert headers["content-length"] == "2"
     assert (headers["ce_type"], headers["ce_subject"]) == ("suite.case.ran", "s")
-    assert (headers["ce_partitionkey"], headers["ce_sequence"]) == ("k", "7")
+    assert (headers["ce_partitionkey"], headers["ce_sequence"]) == ("k", "0000000000000000007")
 
 
 def test_a_key_has_one_of_so_many_groups_that_the_broker_remembers() -> None:

@@ -9,11 +9,11 @@ import pytest
 from outbox.codec import from_headers
 from outbox.errors import ConfigurationError
 from outbox.settings import RouteSettings
+from outbox.structured import decode, encode
 from outbox.testing import envelope
 from outbox.transports import transport_of
 from outbox.transports.s3.compress import compress, decompress
 from outbox.transports.s3.entry import Entry, Listed, read_entry
-from outbox.transports.s3.event import decode, encode
 from outbox.transports.s3.options import Options
 
 

@@ -24,6 +24,7 @@ from tools.servers.mariadb import MariaDbServer, mariadb
 from tools.servers.pgbouncer import PgBouncerServer, pgbouncer
 from tools.servers.postgres import PostgresServer, postgres
 from tools.servers.process import ServerAbsentError, ServerError
+from tools.servers.registry import RegistryServer, registry
 from tools.servers.s3 import S3Server, s3
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "MariaDbServer",
     "PgBouncerServer",
     "PostgresServer",
+    "RegistryServer",
     "S3Server",
     "ServerAbsentError",
     "ServerError",
@@ -40,5 +42,6 @@ __all__ = [
     "mariadb",
     "pgbouncer",
     "postgres",
+    "registry",
     "s3",
 ]

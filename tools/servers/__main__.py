@@ -1,10 +1,10 @@
-"""`python -m tools.servers [--postgres] [--mariadb] [--kafka] [--activemq] [--s3] [-- COMMAND …]`.
+"""`python -m tools.servers [--postgres] [--kafka] [--s3] … [-- COMMAND …]`: see `--help`.
 
 Runs a command with servers around it. It finds their addresses in OUTBOX_TEST_POSTGRES and
-OUTBOX_TEST_MARIADB (SQLAlchemy URLs), OUTBOX_TEST_KAFKA and OUTBOX_TEST_ACTIVEMQ (host:port), and
-OUTBOX_TEST_S3 (a URL with keys); an address that is already in the environment is used, and no
-server started for it. The exit code is the command's. Without a command the addresses are printed,
-and the servers stay until Ctrl-C.
+OUTBOX_TEST_MARIADB (SQLAlchemy URLs), OUTBOX_TEST_KAFKA and OUTBOX_TEST_ACTIVEMQ (host:port),
+OUTBOX_TEST_S3 (a URL with keys) and OUTBOX_TEST_REGISTRY (a URL); an address that is already in the
+environment is used, and no server started for it. The exit code is the command's. Without a
+command the addresses are printed, and the servers stay until Ctrl-C.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from tools.servers.maven import find_java, find_maven
 from tools.servers.pgbouncer import find_pgbouncer
 from tools.servers.postgres import find_binaries, postgres
 from tools.servers.process import ServerAbsentError, ServerError
+from tools.servers.registry import JARS as REGISTRY_JARS
+from tools.servers.registry import registry
 from tools.servers.s3 import JARS as S3_JARS
 from tools.servers.s3 import s3
 
@@ -42,6 +44,7 @@ MARIADB = "OUTBOX_TEST_MARIADB"
 KAFKA = "OUTBOX_TEST_KAFKA"
 ACTIVEMQ = "OUTBOX_TEST_ACTIVEMQ"
 S3 = "OUTBOX_TEST_S3"
+REGISTRY = "OUTBOX_TEST_REGISTRY"
 
 
 def main() -> int:
@@ -64,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--kafka", action="store_true", help=f"provide {KAFKA}")
     parser.add_argument("--activemq", action="store_true", help=f"provide {ACTIVEMQ}")
     parser.add_argument("--s3", action="store_true", help=f"provide {S3}")
+    parser.add_argument("--registry", action="store_true", help=f"provide {REGISTRY}")
     parser.add_argument("--fetch", action="store_true", help="first get what is missing here")
     parser.add_argument("command", nargs="*", metavar="COMMAND", help="what to run, after --")
     return parser
@@ -76,7 +80,7 @@ def _leave(_number: int, _frame: FrameType | None) -> None:
 def _addresses(arguments: argparse.Namespace, stack: ExitStack) -> dict[str, str]:
     found = {
         name: os.environ[name]
-        for name in (POSTGRES, MARIADB, KAFKA, ACTIVEMQ, S3)
+        for name in (POSTGRES, MARIADB, KAFKA, ACTIVEMQ, S3, REGISTRY)
         if name in os.environ
     }
     if arguments.postgres and POSTGRES not in found:
@@ -89,6 +93,8 @@ def _addresses(arguments: argparse.Namespace, stack: ExitStack) -> dict[str, str
         found[ACTIVEMQ] = stack.enter_context(activemq()).address
     if arguments.s3 and S3 not in found:
         found[S3] = stack.enter_context(s3()).url()
+    if arguments.registry and REGISTRY not in found:
+        found[REGISTRY] = stack.enter_context(registry()).url
     return found
 
 
@@ -151,6 +157,7 @@ def _fetch() -> None:
     KAFKA_JARS.fetch()
     ACTIVEMQ_JARS.fetch()
     S3_JARS.fetch()
+    REGISTRY_JARS.fetch()
 
 
 def _is_absent(find: Callable[[], object]) -> bool:

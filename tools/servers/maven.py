@@ -19,6 +19,8 @@ class Jars:
 
     name: str
     """Also that of their folder in `.cache`."""
+    is_archive: bool = False
+    """The file names one archive instead, which is to be unpacked."""
 
     @property
     def folder(self) -> Path:
@@ -36,6 +38,8 @@ class Jars:
         with tempfile.TemporaryDirectory(dir=self.folder.parent, prefix=f"{self.name}-") as path:
             pom = _ROOT / "tools" / f"{self.name}-pom.xml"
             goal = ["dependency:copy-dependencies", "-DincludeScope=runtime"]
+            if self.is_archive:
+                goal = ["dependency:unpack", f"-DmarkersDirectory={path}/markers"]
             done = subprocess.run(
                 [maven, "-B", "-q", "-f", pom, *goal, f"-DoutputDirectory={path}/jars"],
                 check=False,

@@ -61,10 +61,10 @@ class Encoder:
             b"transaction:" + transaction,
             b"ce_id:" + escape(id_),
             b"ce_time:" + escape(time_of(moment)),
-            b"ce_sequence:%d" % seq,
+            b"ce_sequence:%019d" % seq,
             b"content-length:%d" % len(data),
         )
-        if subject is not None:
+        if subject:
             lines.append(b"ce_subject:" + escape(subject))
         if key is not None:
             lines.append(b"JMSXGroupID:%d" % (zlib.crc32(key) % GROUPS))
@@ -75,7 +75,7 @@ class Encoder:
                 for name, value in texts(own).items()
             ]
         if not seq:
-            lines.remove(b"ce_sequence:0")
+            lines.remove(b"ce_sequence:%019d" % 0)
         head = b"\n".join(lines)
         _check(head, lines, len(data), self._limit)
         return b"%b\n\n%b\0" % (head, data)

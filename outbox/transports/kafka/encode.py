@@ -102,10 +102,10 @@ class Encoder:
                 *common,
                 (_ID, id_),
                 (_TIME, moment[1:-1] + b"Z"),  # time_of, without the call
-                (_SEQUENCE, b"%d" % seq),
+                (_SEQUENCE, b"%019d" % seq),
             ]
             size = len(data)
-            if subject is not None:
+            if subject:
                 headers.append((_SUBJECT, subject))
                 size += len(subject)
             if own is not None:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Final
 
 from outbox.codec import REPLAY
 from outbox.errors import RecordRefusedError
+from outbox.structured import encode
 from outbox.transports.s3.compress import SUFFIXES, compress
 from outbox.transports.s3.entry import Entry, Listed
-from outbox.transports.s3.event import encode
 from outbox.transports.s3.keys import DEFAULT, KeyTemplate
 from outbox.transports.topic import TopicTemplate
 

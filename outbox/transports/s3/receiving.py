@@ -10,11 +10,11 @@ from urllib.parse import quote
 
 from outbox.codec import REPLAY
 from outbox.errors import TransientError, UsageError
+from outbox.structured import decode
 from outbox.transport import Delivery, Message
 from outbox.transports.ledger import Ledger
 from outbox.transports.s3.chain import FIRST, Chain
 from outbox.transports.s3.compress import decompress
-from outbox.transports.s3.event import decode
 from outbox.transports.s3.keys import GROUPS
 from outbox.transports.s3.log import INDEX_BITS, LogReader
 from outbox.transports.s3.membership import REQUEST_SECONDS, Membership
