@@ -157,11 +157,13 @@ def _proofs(
 
 
 def _route_of(settings: Settings, consumer: str) -> str | None:
-    """Return the route that a consumer receives from."""
+    """Return the route that a consumer receives from, where that is sure."""
     own = settings.consumers.get(consumer)
     if own is not None and own.route is not None:
         return own.route
-    return next(iter(settings.routes), None)
+    # Else it is the first one by the settings of its worker, which need not be these.
+    routes = [name for name, route in settings.routes.items() if route.transport != "audit"]
+    return routes[0] if len(routes) == 1 else None
 
 
 def _destination(own: RouteSettings, event: Event) -> str:

@@ -10,7 +10,7 @@ import orjson
 from outbox.cli.envelopes import text_of
 from outbox.cli.output import moment, visible
 from outbox.cli.timeline_rows import happenings
-from outbox.cli.timeline_text import STYLES, because, sentence, summary, when
+from outbox.cli.timeline_text import STYLES, because, data_of, sentence, summary, when
 from outbox.codec import time_text
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ article { border-left: 3px solid var(--accent); padding: 0 0 .25rem 1rem; margin
 article.caused { border-left-style: dashed; }
 h2 { font-size: 1.05rem; margin: 0; }
 h2 .who, h2 .why { font-weight: normal; }
+p.what { margin: .1rem 0; }
 time, .when { color: var(--dim); font-variant-numeric: tabular-nums; }
 ol { list-style: none; margin: .5rem 0; padding: 0; }
 li { display: grid; grid-template-columns: 15.5rem 1fr; gap: .75rem; padding: .1rem 0;
@@ -80,6 +81,7 @@ def _article(story: Story) -> Iterator[str]:
     envelope = story.event.envelope
     yield f'<time datetime="{time_text(envelope.time)}">{_text(moment(envelope.time))}</time>'
     yield f"<h2>{_headline(story)}</h2>"
+    yield f'<p class="what">{_text(data_of(story))}</p>'
     yield "<ol>"
     for each in happenings(story)[1:]:
         yield _happening(each)

@@ -39,7 +39,7 @@ def happenings(story: Story) -> list[Happening]:
     first = Happening(event.envelope.time, False, "emitted", event.envelope.actor, "")
     found = [*map(_passed, story.passages), *(_processed(story)), *_lettered(story)]
     if event.position is not None:
-        place = f"position {event.position} of the trail"
+        place = f"position {event.position}"
         found.append(Happening(event.recorded_at, False, "recorded", "audit", place))
     known = sorted((each for each in found if each.at is not None), key=_moment)
     return [first, *known, *(each for each in found if each.at is None)]

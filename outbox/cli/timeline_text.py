@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
 
 from outbox.cli.envelopes import text_of
 from outbox.cli.output import counted, moment
 from outbox.cli.timeline_rows import Happening, happenings
+from outbox.tracking import Change
 
 if TYPE_CHECKING:
     from outbox.cli.output import Output
@@ -72,11 +75,36 @@ def because(story: Story) -> str:
 
 
 def data_of(story: Story) -> str:
-    """Return the data as one short line."""
+    """Return the data as one short line; a change of a row as `status: new → paid`."""
     if not story.event.is_stored:
         return "its data is no longer stored"
-    text = text_of(story.event.envelope.data)
+    data = story.event.envelope.data
+    text = _change(data) or text_of(data)
     return text if len(text) <= DATA_LENGTH else text[:DATA_LENGTH] + "…"
+
+
+def _change(data: bytes) -> str | None:
+    """Return the words for an event of `outbox.track`; None where it is another one."""
+    try:
+        found = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return None
+    if not isinstance(found, dict) or found.keys() != Change.model_fields.keys():
+        return None
+    before, after = found["before"] or {}, found["after"] or {}
+    if not (isinstance(before, dict) and isinstance(after, dict)):
+        return None
+    names = dict.fromkeys([*before, *after])
+    changed = [f"{name}: {_arrow(name, before, after)}" for name in names]
+    return f"{found['operation']}, {', '.join(changed)}" if changed else None
+
+
+def _arrow(name: str, before: dict[str, Any], after: dict[str, Any]) -> str:
+    return " → ".join(_short(values[name]) for values in (before, after) if name in values)
+
+
+def _short(value: object) -> str:
+    return value if isinstance(value, str) else orjson.dumps(value).decode()
 
 
 def sentence(happening: Happening) -> str:
@@ -94,7 +122,7 @@ _SENTENCES: Final = {
     "failed": "{who} failed: {detail}",
     "failed again": "{who} failed again ({detail})",
     "processed": "processed by {who}",
-    "recorded": "in the audit trail: {detail}",
+    "recorded": "in the audit trail at {detail}",
     "parked": "{who} parked it {detail}",
     "to be tried again": "{who} is to try it again ({detail})",
 }
@@ -108,12 +136,16 @@ def when(happening: Happening) -> str:
 
 
 def _show(output: Output, story: Story) -> None:
-    indent = "   " * story.depth
-    arrow = "└─ " if story.depth else ""
-    mark = indent[: -len(arrow)] + arrow if arrow else indent
-    output.line(f"{mark}{moment(story.event.envelope.time)}  {headline(story)}", "bold")
-    margin = indent + " " * 22
-    output.line(f"{margin}{data_of(story)}", "dim")
+    """Print one event: its times under each other, what became of it a bit to the right."""
+    indent = STEP * story.depth
+    branch = "└─ " if story.depth else "   "  # in the place of a `by `
+    at = moment(story.event.envelope.time)
+    output.line(f"{indent}{branch}{at}  {headline(story)}", "bold")
+    output.line(f"{indent}{'':{TIME_WIDTH}}    {data_of(story)}", "dim")
     for happening in happenings(story)[1:]:
-        line = f"{indent}{when(happening):>23}  {sentence(happening)}"
-        output.line(line, STYLES.get(happening.what, ""))
+        text = f"{indent}{when(happening):>{TIME_WIDTH}}    {sentence(happening)}"
+        output.line(text, STYLES.get(happening.what, ""))
+
+
+STEP: Final = "    "
+TIME_WIDTH: Final = len("by 2026-05-01 12:00:00Z")
