@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import orjson
 from pydantic import ValidationError
 
+from outbox.codec import is_json
 from outbox.errors import DecodeError, EventDefinitionError, PermanentError
 from outbox.event import catalogue
 from outbox.sealing import without_tokens
@@ -175,7 +176,7 @@ def _misfit(event_type: EventType, envelope: Envelope, error: ValidationError) -
 
 
 def _plain(envelope: Envelope) -> Any:
-    return _json(envelope) if _is_json(envelope.content_type) else envelope.data
+    return _json(envelope) if is_json(envelope.content_type) else envelope.data
 
 
 def _json(envelope: Envelope) -> Any:
@@ -183,11 +184,6 @@ def _json(envelope: Envelope) -> Any:
         return orjson.loads(without_tokens(envelope.data))
     except orjson.JSONDecodeError as exc:
         raise DecodeError(f"its data is not {envelope.content_type}: {exc}") from exc
-
-
-def _is_json(content_type: str) -> bool:
-    media_type = content_type.partition(";")[0].strip().lower()
-    return media_type in {"application/json", "text/json"} or media_type.endswith("+json")
 
 
 def _refuse_version(envelope: Envelope, versions: set[int]) -> list[Call]:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from outbox.cli import personal
 from outbox.cli.consume import figures, load, route_of
 from outbox.cli.drain import progress
 from outbox.cli.errors import CommandLineError, FailedError
@@ -23,6 +24,7 @@ from outbox.cli.process import (
     refuse_memory,
 )
 from outbox.cli.workers import Workers
+from outbox.keys import use_key_store
 from outbox.worker import open_worker
 from relay.daemon import (
     DRAIN_SECONDS,
@@ -73,6 +75,8 @@ def relay(
     until = Until.DRAINED if drain else Until.ONCE if once else Until.FOREVER
     names = run.route_names(route)
     check_transports(run.settings, names)
+    if consume:
+        use_key_store(personal.store_of(run))
     consumers = {consumer.name: consumer for consumer in map(load, consume or ())}
     received = [route_of(run, consumer) for consumer in consumers.values()]
     check_transports(run.settings, received, receives=True)
