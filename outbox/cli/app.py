@@ -21,6 +21,7 @@ from outbox.cli import (
     replay,
     retention,
     routes,
+    schema,
     status,
 )
 from outbox.cli.errors import DONE, INTERRUPTED, USAGE, problem_of, report
@@ -43,6 +44,7 @@ app.command("replay")(replay.replay)
 app.command("doctor")(doctor.doctor)
 app.command("retention")(retention.retention)
 app.add_typer(routes.app, name="routes")
+app.add_typer(schema.app, name="schema")
 app.add_typer(bench.app, name="bench")
 
 
