@@ -17,6 +17,7 @@ from outbox.cli import (
     doctor,
     events,
     migrate,
+    registry,
     relay,
     replay,
     retention,
@@ -43,6 +44,7 @@ app.command("replay")(replay.replay)
 app.command("doctor")(doctor.doctor)
 app.command("retention")(retention.retention)
 app.add_typer(routes.app, name="routes")
+app.add_typer(registry.app, name="registry")
 app.add_typer(bench.app, name="bench")
 
 
