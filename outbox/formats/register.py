@@ -95,7 +95,7 @@ def register(
     registry refuses it; and as `Registry`.
     """
     text = file.path.read_text()
-    make(Schema(0, file.format, text), str(file.path))
+    make(Schema(0, file.format, text, name=str(file.path)), str(file.path))
     topic = topic_of(file.event_type)
     if topic is None and settings.subject != "record":
         raise ConfigurationError(
