@@ -69,7 +69,7 @@ class Worker:
         settings: ConsumerSettings | None = None,
         unpacker: Unpacker | None = None,
     ) -> None:
-        """Take a subscriber, which `run` closes; `unpacker` makes JSON of data in other formats."""
+        """Take a subscriber and what makes JSON of data in other formats; `run` closes both."""
         self.counts = Counts()
         """What became of the events so far."""
         self._consumer = consumer
@@ -104,6 +104,8 @@ class Worker:
                 runner.close()
         finally:
             self._subscriber.close()
+            if self._unpacker is not None:
+                self._unpacker.close()
         return self.counts
 
     def _work(self, runner: Runner, stop: threading.Event, idle_timeout: float | None) -> None:

@@ -18,6 +18,7 @@ from outbox.cli import (
     events,
     migrate,
     personal,
+    registry,
     relay,
     replay,
     retention,
@@ -49,6 +50,7 @@ app.add_typer(routes.app, name="routes")
 app.command("forget")(personal.forget)
 app.add_typer(personal.app, name="personal")
 app.add_typer(schema.app, name="schema")
+app.add_typer(registry.app, name="registry")
 app.add_typer(bench.app, name="bench")
 audit = typer.Typer(help="What happened.", callback=require_command, invoke_without_command=True)
 audit.command("timeline")(timeline.timeline)

@@ -20,11 +20,10 @@ import orjson
 from fastavro.schema import SchemaParseException
 
 from outbox.errors import ConfigurationError, DecodeError
-from outbox.formats.codec import MisfitError, Schema, place
+from outbox.formats.codec import MisfitError, Schema
 
-Path = tuple[str | int, ...]
-Convert = Callable[[Any, Path], Any]
-"""Makes what fastavro takes of a JSON value; raises `MisfitError`."""
+Convert = Callable[[Any], Any]
+"""Makes what fastavro takes of a JSON value; raises `_Misfit`."""
 
 _INTS: Final = {"int": 31, "long": 63}
 _TIMES: Final[dict[str, Callable[[str], Any]]] = {
@@ -53,7 +52,10 @@ class AvroCodec:
             raise MisfitError(f"its data is no JSON: {exc.msg}") from exc
         stream = io.BytesIO()
         try:
-            fastavro.schemaless_writer(stream, self._schema, self._convert(value, ()))
+            fastavro.schemaless_writer(stream, self._schema, self._convert(value))
+        except _Misfit as misfit:
+            where = ".".join(map(str, reversed(misfit.path))) or "data"
+            raise MisfitError(f"{where}: {misfit.why}") from misfit
         except (ValueError, TypeError, OverflowError) as exc:
             # A number within JSON's bounds and beyond those of a logical type.
             raise MisfitError(f"Avro cannot hold a value of it ({type(exc).__name__})") from exc
@@ -71,6 +73,15 @@ class AvroCodec:
             raise DecodeError(f"its data does not fit its Avro schema: {exc!r}") from exc
 
 
+class _Misfit(Exception):  # noqa: N818  # it is no error yet: a union may have another branch
+    """A value that its schema does not take; the way to it is added on the way out."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        self.why = why
+        self.path: list[str | int] = []
+
+
 def make(schema: Schema) -> AvroCodec:
     """Make a schema ready; raises `ConfigurationError`."""
     named: dict[str, Convert] = {}
@@ -78,7 +89,7 @@ def make(schema: Schema) -> AvroCodec:
         parsed, convert = _parse(schema, {}, named)
         return AvroCodec(parsed, convert)
     except (SchemaParseException, ValueError, KeyError, TypeError) as exc:
-        raise ConfigurationError(f"schema {schema.id} is no Avro schema: {exc!r}") from exc
+        raise ConfigurationError(f"{schema} is no Avro schema: {exc!r}") from exc
 
 
 def _parse(schema: Schema, known: dict[str, Any], named: dict[str, Convert]) -> tuple[Any, Convert]:
@@ -107,18 +118,23 @@ def _record(schema: Any, named: dict[str, Convert]) -> Convert:
     fields: list[tuple[str, Convert, bool]] = []
     names = frozenset(field["name"] for field in schema["fields"])
 
-    def convert(value: Any, path: Path) -> Any:
+    def convert(value: Any) -> Any:
         if not isinstance(value, dict):
-            raise _misfit(path, "an object")
+            raise _Misfit("is not an object")
         if not value.keys() <= names:
             extra = ", ".join(sorted(value.keys() - names))
-            raise MisfitError(f"{place(path)}: its schema has no field {extra[:200]}")
+            raise _Misfit(f"its schema has no field {extra[:200]}")
         found = {}
-        for name, inner, is_optional in fields:
-            if name in value:
-                found[name] = inner(value[name], (*path, name))
-            elif not is_optional:
-                raise MisfitError(f"{place((*path, name))}: is missing")
+        name = ""
+        try:
+            for name, inner, is_optional in fields:
+                if name in value:
+                    found[name] = inner(value[name])
+                elif not is_optional:
+                    raise _Misfit("is missing")  # noqa: TRY301  # as what is inside of it
+        except _Misfit as misfit:
+            misfit.path.append(name)
+            raise
         return found
 
     named[schema["name"]] = convert
@@ -134,20 +150,20 @@ def _union(branches: list[Any], named: dict[str, Convert]) -> Convert:
     converts = [(_name(each), _compile(each, named)) for each in branches if each != "null"]
     kinds = " or ".join(_name(each) for each in branches)
 
-    def convert(value: Any, path: Path) -> Any:
+    def convert(value: Any) -> Any:
         if value is None and has_null:
             return None
-        problem: MisfitError | None = None
+        problem: _Misfit | None = None
         for name, inner in converts:
             try:
-                found = inner(value, path)
-            except MisfitError as exc:
-                problem = exc
+                found = inner(value)
+            except _Misfit as misfit:
+                problem = misfit
                 continue
             # Told by its name, because two records may have the same fields.
             return (name, found) if isinstance(found, dict) else found
         # The one that there is says more than that it is none of several.
-        raise problem if problem and len(converts) == 1 else _misfit(path, kinds)
+        raise problem if problem and len(converts) == 1 else _Misfit(f"is not {kinds}")
 
     return convert
 
@@ -162,10 +178,17 @@ def _name(branch: Any) -> str:
 def _array(schema: Any, named: dict[str, Convert]) -> Convert:
     inner = _compile(schema["items"], named)
 
-    def convert(value: Any, path: Path) -> Any:
+    def convert(value: Any) -> Any:
         if not isinstance(value, list):
-            raise _misfit(path, "an array")
-        return [inner(each, (*path, number)) for number, each in enumerate(value)]
+            raise _Misfit("is not an array")
+        found: list[Any] = []
+        try:
+            for each in value:
+                found.append(inner(each))  # noqa: PERF401  # how far it came is where it failed
+        except _Misfit as misfit:
+            misfit.path.append(len(found))
+            raise
+        return found
 
     return convert
 
@@ -173,10 +196,17 @@ def _array(schema: Any, named: dict[str, Convert]) -> Convert:
 def _map(schema: Any, named: dict[str, Convert]) -> Convert:
     inner = _compile(schema["values"], named)
 
-    def convert(value: Any, path: Path) -> Any:
+    def convert(value: Any) -> Any:
         if not isinstance(value, dict):
-            raise _misfit(path, "an object")
-        return {name: inner(each, (*path, name)) for name, each in value.items()}
+            raise _Misfit("is not an object")
+        found, name = {}, ""
+        try:
+            for name, each in value.items():  # it is where it failed
+                found[name] = inner(each)
+        except _Misfit as misfit:
+            misfit.path.append(name)
+            raise
+        return found
 
     return convert
 
@@ -184,9 +214,9 @@ def _map(schema: Any, named: dict[str, Convert]) -> Convert:
 def _enum(schema: Any, named: dict[str, Convert]) -> Convert:
     symbols = frozenset(schema["symbols"])
 
-    def convert(value: Any, path: Path) -> Any:
+    def convert(value: Any) -> Any:
         if not isinstance(value, str) or value not in symbols:
-            raise _misfit(path, f"one of {', '.join(sorted(symbols))}")
+            raise _Misfit(f"is not one of {', '.join(sorted(symbols))}")
         return value
 
     named[schema["name"]] = convert
@@ -196,10 +226,10 @@ def _enum(schema: Any, named: dict[str, Convert]) -> Convert:
 def _fixed(schema: Any, named: dict[str, Convert]) -> Convert:
     size = schema["size"]
 
-    def convert(value: Any, path: Path) -> Any:
-        found = _bytes(value, path)
+    def convert(value: Any) -> Any:
+        found = _bytes(value)
         if len(found) != size:
-            raise _misfit(path, f"base64 of {size} bytes")
+            raise _Misfit(f"is not base64 of {size} bytes")
         return found
 
     named[schema["name"]] = convert
@@ -209,74 +239,70 @@ def _fixed(schema: Any, named: dict[str, Convert]) -> Convert:
 def _moment(kind: str, logical: str) -> Convert:
     read, number = _TIMES[logical], _PLAIN[kind]
 
-    def convert(value: Any, path: Path) -> Any:
+    def convert(value: Any) -> Any:
         if not isinstance(value, str):
-            return number(value, path)
+            return number(value)
         try:
             found = read(value)
         except ValueError:
-            raise _misfit(path, f"a {logical}") from None
+            raise _Misfit(f"is not a {logical}") from None
         if logical.startswith("timestamp") and found.tzinfo is None:
-            raise _misfit(path, f"a {logical}, with its time zone")
+            raise _Misfit(f"is not a {logical}, with its time zone")
         return found
 
     return convert
 
 
-def _decimal(value: Any, path: Path) -> Any:
+def _decimal(value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise _misfit(path, "a decimal")
+        raise _Misfit("is not a decimal")
     try:
         return Decimal(str(value))
     except InvalidOperation:
-        raise _misfit(path, "a decimal") from None
+        raise _Misfit("is not a decimal") from None
 
 
-def _null(value: Any, path: Path) -> Any:
+def _null(value: Any) -> Any:
     if value is not None:
-        raise _misfit(path, "null")
+        raise _Misfit("is not null")
 
 
-def _boolean(value: Any, path: Path) -> Any:
+def _boolean(value: Any) -> Any:
     if not isinstance(value, bool):
-        raise _misfit(path, "a boolean")
+        raise _Misfit("is not a boolean")
     return value
 
 
 def _whole(kind: str) -> Convert:
     limit = 1 << _INTS[kind]
 
-    def convert(value: Any, path: Path) -> Any:
+    def convert(value: Any) -> Any:
         if isinstance(value, bool) or not isinstance(value, int) or not -limit <= value < limit:
-            raise _misfit(path, f"a number of kind {kind}")
+            raise _Misfit(f"is not a number of kind {kind}")
         return value
 
     return convert
 
 
-def _number(value: Any, path: Path) -> Any:
+def _number(value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise _misfit(path, "a number")
+        raise _Misfit("is not a number")
     return float(value)
 
 
-def _string(value: Any, path: Path) -> Any:
+def _string(value: Any) -> Any:
     if not isinstance(value, str):
-        raise _misfit(path, "a string")
+        raise _Misfit("is not a string")
     return value
 
 
-def _bytes(value: Any, path: Path) -> Any:
+def _bytes(value: Any) -> Any:
     try:
         if isinstance(value, str):
             return base64.b64decode(value, validate=True)
     except (binascii.Error, ValueError):
         pass
-    raise _misfit(path, "base64")
-
-
-def _misfit(path: Path, wanted: str) -> MisfitError:
-    return MisfitError(f"{place(path)}: is not {wanted}")
+    raise _Misfit("is not base64")
 
 
 _PLAIN: Final[dict[str, Convert]] = {

@@ -36,6 +36,11 @@ class Schema:
     text: str
     references: Mapping[str, Schema] = field(default_factory=dict)
     """Schemas that it names, by what it calls them."""
+    name: str = ""
+    """For people, where its id is not what they know it by."""
+
+    def __str__(self) -> str:
+        return self.name or f"schema {self.id}"
 
 
 class Codec(Protocol):
@@ -70,8 +75,3 @@ def require(name: Format, where: str) -> object:
         raise ConfigurationError(
             f"{where}: the package {exc.name} is not installed: pip install 'outbox-relay[{extra}]'"
         ) from exc
-
-
-def place(path: tuple[str | int, ...]) -> str:
-    """Write the way to a value."""
-    return ".".join(map(str, path)) or "data"

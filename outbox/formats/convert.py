@@ -90,6 +90,10 @@ class Converter:
                 rows.append(row)
         return (Rows(rows) if rows else events), errors
 
+    def close(self) -> None:
+        """Close the connection to the registry; idempotent."""
+        self._registry.close()
+
     def _converted(
         self, row: Row, refused: dict[tuple[object, ...], Error], deadline: float
     ) -> Row:

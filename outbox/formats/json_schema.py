@@ -65,7 +65,7 @@ def make(schema: Schema) -> JsonSchemaCodec:
         return JsonSchemaCodec(kind(text, registry=registry))
     except (SchemaError, ValueError) as exc:
         why = exc.message if isinstance(exc, SchemaError) else exc
-        raise ConfigurationError(f"schema {schema.id} is no JSON Schema: {why}") from exc
+        raise ConfigurationError(f"{schema} is no JSON Schema: {why}") from exc
 
 
 def _resources(schema: Schema) -> Iterator[tuple[str, Resource[Any]]]:

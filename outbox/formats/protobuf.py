@@ -11,6 +11,7 @@ import base64
 import binascii
 import re
 import tempfile
+from dataclasses import replace
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -87,9 +88,9 @@ def make(schema: Schema) -> ProtobufCodec:
             pool.Add(file)
         compiled = pool.FindFileByName(_FILE)
     except (KeyError, TypeError) as exc:
-        raise ConfigurationError(f"schema {schema.id} is no Protobuf schema: {exc}") from exc
+        raise ConfigurationError(f"{schema} is no Protobuf schema: {exc}") from exc
     if not compiled.message_types_by_name:
-        raise ConfigurationError(f"schema {schema.id} has no message")
+        raise ConfigurationError(f"{schema} has no message")
     return ProtobufCodec(compiled)
 
 
@@ -102,7 +103,7 @@ def _files(schema: Schema, name: str) -> list[FileDescriptorProto]:
     # What it imports and does not refer to are the files that Protobuf itself brings along.
     own = [name for name in ready.dependency if name not in schema.references]
     text = "".join(f'import "{name}";' for name in own)
-    files = _compiled(Schema(schema.id, "protobuf", f'syntax = "proto3"; {text}'), _OWN)[:-1]
+    files = _compiled(replace(schema, text=f'syntax = "proto3"; {text}', references={}), _OWN)[:-1]
     for other_name, other in schema.references.items():
         files += _files(other, other_name)
     return [*files, ready]
@@ -126,8 +127,7 @@ def _compiled(schema: Schema, name: str) -> list[FileDescriptorProto]:
         options = [f"-I{folder}", f"-I{known}", "--include_imports", f"--descriptor_set_out={made}"]
         if protoc.main(["protoc", *options, name]) != 0:
             raise ConfigurationError(
-                f"schema {schema.id} is no Protobuf schema that protoc takes; it says why in"
-                " the error output"
+                f"{schema} is no Protobuf schema that protoc takes; it says why in the error output"
             )
         return list(FileDescriptorSet.FromString(made.read_bytes()).file)
 
@@ -135,7 +135,7 @@ def _compiled(schema: Schema, name: str) -> list[FileDescriptorProto]:
 def _write(folder: Path, name: str, schema: Schema) -> None:
     path = (folder / name).resolve()
     if not path.is_relative_to(folder.resolve()):
-        raise ConfigurationError(f"schema {schema.id} is imported by a name outside of its folder")
+        raise ConfigurationError(f"{schema} is imported by a name outside of its folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(schema.text)
     for other_name, other in schema.references.items():

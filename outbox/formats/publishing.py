@@ -45,6 +45,7 @@ class ConvertingPublisher:
     def close(self) -> None:
         """See `Publisher.close`."""
         self._publisher.close()
+        self._converter.close()
 
 
 class TransactionalConvertingPublisher(ConvertingPublisher):

@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 import httpx2
+from confluent_kafka.schema_registry import Schema as Registered
 from confluent_kafka.schema_registry import SchemaRegistryClient
 from confluent_kafka.schema_registry.error import SchemaRegistryError
 
@@ -27,6 +28,8 @@ LATEST_SECONDS: Final = 30.0
 """How long the last version of a subject counts as the last one."""
 _UNAUTHORISED: Final = frozenset({401, 403})
 _ABSENT: Final = 404
+_UNFIT: Final = frozenset({409, 422})
+"""Not compatible with what is there, or no schema at all."""
 _NO_SUBJECT: Final = 40401
 _NO_VERSION: Final = 40402
 _DEPTH: Final = 20
@@ -85,6 +88,54 @@ class Registry:
             if known is None:
                 known = self._ready(number, self._request(number))
             return known
+
+    def versions(self, subject: str) -> list[int]:
+        """Return the versions of a subject; none where there is no such subject."""
+        try:
+            return list(self._client.get_versions(subject))
+        except SchemaRegistryError as exc:
+            if exc.http_status_code == _ABSENT:
+                return []
+            raise self._translated(exc) from exc
+        except (httpx2.HTTPError, OSError) as exc:
+            raise self._silent(exc) from exc
+
+    def lookup(self, subject: str, text: str, kind: str) -> tuple[int, int] | None:
+        """Return the id and the version of a schema of a subject; None where it is not there."""
+        try:
+            found = self._client.lookup_schema(subject, Registered(text, kind))
+        except SchemaRegistryError as exc:
+            if exc.http_status_code == _ABSENT:
+                return None
+            raise self._translated(exc) from exc
+        except (httpx2.HTTPError, OSError) as exc:
+            raise self._silent(exc) from exc
+        return found.schema_id, found.version
+
+    def register(self, subject: str, text: str, kind: str, origin: str) -> tuple[int, int]:
+        """Add a schema to a subject; return its id and version.
+
+        Raises `ConfigurationError` that names its origin, where the registry does not take it.
+        """
+        try:
+            self._client.register_schema(subject, Registered(text, kind))
+        except SchemaRegistryError as exc:
+            if exc.http_status_code in _UNFIT:
+                raise ConfigurationError(
+                    f"{origin}: the schema registry does not take it as a version of {subject!r}:"
+                    f" {exc.error_message}"
+                ) from exc
+            raise self._translated(exc) from exc
+        except (httpx2.HTTPError, OSError) as exc:
+            raise self._silent(exc) from exc
+        found = self.lookup(subject, text, kind)
+        if found is None:
+            raise BrokerUnavailableError(f"the schema registry {self._url} forgot {subject!r}")
+        return found
+
+    def close(self) -> None:
+        """Close the connection; idempotent."""
+        self._client.close()
 
     def _request(self, number: int) -> Any:
         try:

@@ -46,6 +46,10 @@ class Unpacker:
         data = ready.codec.decode(envelope.data[HEAD_BYTES:])
         return replace(envelope, data=data, content_type=JSON_CONTENT_TYPE)
 
+    def close(self) -> None:
+        """Close the connection to the registry; idempotent."""
+        self._registry.close()
+
     def _unpacked(self, received: Received, types: Container[str]) -> Received:
         content = received.content
         if not isinstance(content, Envelope) or content.type not in types:
