@@ -192,7 +192,7 @@ class Term:
         return position
 
     def _make_publisher(self) -> Publisher:
-        transport, options = transport_of(self._route, self._settings)
+        transport, options = transport_of(self._route, self._settings, self._engine.url)
         return transport.publisher(
             self._route, options, self._settings.lease_seconds * PUBLISH_SHARE
         )

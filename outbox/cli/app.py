@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from outbox.cli import (
+    audit,
     bench,
     consume,
     dead_letters,
@@ -43,6 +44,7 @@ app.command("replay")(replay.replay)
 app.command("doctor")(doctor.doctor)
 app.command("retention")(retention.retention)
 app.add_typer(routes.app, name="routes")
+app.add_typer(audit.app, name="audit")
 app.add_typer(bench.app, name="bench")
 
 
