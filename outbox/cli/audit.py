@@ -105,7 +105,8 @@ def verify(
     chain: TableChain | FileChain = FileChain(file) if file else _table(run, route)
     start = _start(chain, first, noted)
     try:
-        start = starting_at(chain, start, anchors)
+        if noted is not None or first is not None:
+            start = starting_at(chain, start, anchors)
         known = start if noted is None else noted.head
         count, head = _walk(chain, start, anchors, checkpoint, known.position)
     except ChainBrokenError as exc:
