@@ -172,3 +172,5 @@ NUMBER: Final = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 C_NAME: Final = Name(collation="C")
 """Compared byte by byte: ids need no language's rules, and sort faster without them."""
 DATA: Final = sa.LargeBinary().with_variant(mysql.LONGBLOB(), *MYSQL)
+HASH: Final = sa.LargeBinary().with_variant(mysql.VARBINARY(32), *MYSQL)
+"""A SHA-256."""

@@ -40,6 +40,8 @@ RIGHTS: Final[Mapping[Kind, Mapping[str, tuple[str, ...]]]] = MappingProxyType(
             "outbox_incarnation": ("SELECT", "INSERT"),
             "outbox_checkpoint": ("SELECT", "INSERT", "UPDATE"),
             "outbox_dead_letter": _EVERYTHING,
+            # What is in the trail is never changed, not even by who writes it.
+            "outbox_audit": ("SELECT", "INSERT"),
         },
         "worker": {
             "outbox_inbox": ("SELECT", "INSERT"),
@@ -52,6 +54,7 @@ RIGHTS: Final[Mapping[Kind, Mapping[str, tuple[str, ...]]]] = MappingProxyType(
             "outbox_dead_letter": ("SELECT",),
             "outbox_inbox": ("SELECT",),
             "outbox_incarnation": ("SELECT",),
+            "outbox_audit": ("SELECT",),
         },
     }
 )
@@ -81,21 +84,27 @@ _SCHEMA: Final = "(SELECT relnamespace FROM pg_class WHERE oid = 'outbox_event':
 """Wherever the search path finds the tables."""
 
 _EXCESS: Final = sa.text(
-    "SELECT privilege FROM unnest(ARRAY['SELECT', 'UPDATE', 'DELETE', 'TRUNCATE']) AS privilege"
-    " WHERE has_table_privilege(:role, 'outbox_event', privilege)"
+    "SELECT privilege FROM unnest(CAST(:unwanted AS text[])) AS privilege"
+    " WHERE has_table_privilege(:role, :name, privilege)"
 )
-
-
 _EXCESS_MYSQL: Final = sa.text(
     "SELECT DISTINCT privilege_type FROM ("
     "SELECT grantee, privilege_type FROM information_schema.user_privileges"
     " UNION ALL SELECT grantee, privilege_type FROM information_schema.schema_privileges"
     " WHERE DATABASE() LIKE table_schema"
     " UNION ALL SELECT grantee, privilege_type FROM information_schema.table_privileges"
-    " WHERE table_schema = DATABASE() AND table_name = 'outbox_event') AS given"
-    " WHERE grantee IN :grantees AND privilege_type IN ('SELECT', 'UPDATE', 'DELETE', 'DROP')"
+    " WHERE table_schema = DATABASE() AND table_name = :name) AS given"
+    " WHERE grantee IN :grantees AND privilege_type IN :unwanted"
     " ORDER BY privilege_type"
-).bindparams(sa.bindparam("grantees", expanding=True))
+).bindparams(sa.bindparam("grantees", expanding=True), sa.bindparam("unwanted", expanding=True))
+
+UNWANTED: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "outbox_event": ("SELECT", "UPDATE", "DELETE", "TRUNCATE"),
+        "outbox_audit": ("UPDATE", "DELETE", "TRUNCATE"),
+    }
+)
+"""What an application may not do to events, and what nobody may do to the audit trail."""
 
 
 def statements(kind: Kind, role: str, dialect: Dialect) -> list[str]:
@@ -118,16 +127,20 @@ def missing_roles(connection: sa.Connection, roles: Sequence[str]) -> list[str]:
     return [role for role in wanted if role not in known]
 
 
-def excess(connection: sa.Connection, role: str) -> list[str]:
-    """Return what a role that may only insert events may do to them beside that.
+def excess(connection: sa.Connection, role: str, name: str) -> list[str]:
+    """Return what a role may do to a table of `UNWANTED` that it should not.
 
     MariaDB tells it to those who may read its own tables of rights, and others nothing.
     """
+    unwanted = list(UNWANTED[name])
     if is_mysql(connection.dialect):
-        name, host = _parts(role)
-        grantees = [f"'{name}'@'{each}'" for each in ([host] if host else ["", "%"])]
-        return list(connection.scalars(_EXCESS_MYSQL, {"grantees": grantees}))
-    return list(connection.scalars(_EXCESS, {"role": role}))
+        user, host = _parts(role)
+        grantees = [f"'{user}'@'{each}'" for each in ([host] if host else ["", "%"])]
+        known = ["DROP" if each == "TRUNCATE" else each for each in unwanted]
+        parameters = {"grantees": grantees, "name": name, "unwanted": known}
+        return list(connection.scalars(_EXCESS_MYSQL, parameters))
+    parameters = {"role": role, "name": name, "unwanted": unwanted}
+    return list(connection.scalars(_EXCESS, parameters))
 
 
 def _grants(rights: Mapping[str, tuple[str, ...]], name: str) -> Iterator[str]:

@@ -23,6 +23,7 @@ from outbox import clock
 from outbox.columns import (
     C_NAME,
     DATA,
+    HASH,
     NUMBER,
     JsonObject,
     Name,
@@ -250,3 +251,31 @@ outbox_personal_key = sa.Table(
     sa.UniqueConstraint("subject", "retired", name="outbox_personal_key_subject"),
     **INNODB,
 )
+outbox_audit = sa.Table(
+    # The hash chain of every event that a route of the transport `audit` has carried: rows are
+    # only ever added. See `outbox.audit`.
+    "outbox_audit",
+    metadata,
+    sa.Column("position", NUMBER, primary_key=True, autoincrement=False),  # 1, 2, 3, …
+    sa.Column("event_id", C_NAME, nullable=False),
+    sa.Column("source", C_NAME, nullable=False),
+    sa.Column("type", Text, nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("subject", Text),
+    sa.Column("partition_key", Name),
+    sa.Column("actor", Text),
+    sa.Column("correlation_id", Text),
+    sa.Column("causation_id", Text),
+    sa.Column("time", clock.Timestamp, nullable=False),
+    sa.Column("sequence", NUMBER, nullable=False),  # in outbox_event; 0: never stood there
+    sa.Column("data_digest", HASH, nullable=False),
+    sa.Column("previous_hash", HASH, nullable=False),
+    sa.Column("hash", HASH, nullable=False),
+    sa.Column("recorded_at", clock.Timestamp, nullable=False, server_default=clock.now()),
+    # With the number, because a producer may give two rows one id, and both did happen.
+    sa.UniqueConstraint("event_id", "source", "sequence", name="outbox_audit_event"),
+    sa.CheckConstraint("position >= 1", name="outbox_audit_position"),
+    **INNODB,
+)
+# For whoever asks what happened to one aggregate.
+sa.Index("outbox_audit_key", outbox_audit.c.partition_key, outbox_audit.c.position)

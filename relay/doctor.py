@@ -194,7 +194,7 @@ def _routes(settings: Settings) -> Iterator[Finding]:
         )
     for name, route in settings.routes.items():
         try:
-            is_asked = probe(name, route, PROBE_SECONDS)
+            is_asked = probe(name, route, PROBE_SECONDS, settings.url)
         except OutboxError as exc:
             yield Finding(f"route {name}", "failed", str(exc))
         else:

@@ -150,7 +150,7 @@ class Replay:
         return again
 
     def _publisher(self) -> Publisher:
-        transport, options = transport_of(self._route, self._settings)
+        transport, options = transport_of(self._route, self._settings, self._engine.url)
         made: Any = options
         if "delivery" in type(options).model_fields:
             # Exactly-once is a promise about the route's position, which is not moved here; and

@@ -195,7 +195,7 @@ class Term:
 
     def _make_publisher(self) -> Publisher:
         route, settings = self._route, self._settings
-        transport, options = transport_of(route, settings)
+        transport, options = transport_of(route, settings, self._engine.url)
         timeout = settings.lease_seconds * PUBLISH_SHARE
         if settings.schemas is None:
             return transport.publisher(route, options, timeout)

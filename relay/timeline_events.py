@@ -8,37 +8,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
-from outbox import clock
 from outbox.codec import ROW_COLUMNS, from_row
-from outbox.columns import C_NAME, NUMBER, Name, Text
 from outbox.dialect import is_mysql
 from outbox.envelope import Envelope
-from outbox.table import outbox_checkpoint, outbox_event
+from outbox.table import outbox_audit, outbox_checkpoint, outbox_event
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
     from datetime import datetime
 
     from outbox.settings import Settings
-
-outbox_audit: Final = sa.Table(
-    # What is read of it here.
-    "outbox_audit",
-    sa.MetaData(),
-    sa.Column("position", NUMBER, primary_key=True),
-    sa.Column("event_id", C_NAME),
-    sa.Column("source", C_NAME),
-    sa.Column("type", Text),
-    sa.Column("version", sa.Integer),
-    sa.Column("subject", Text),
-    sa.Column("partition_key", Name),
-    sa.Column("actor", Text),
-    sa.Column("correlation_id", Text),
-    sa.Column("causation_id", Text),
-    sa.Column("time", clock.Timestamp),
-    sa.Column("sequence", NUMBER),
-    sa.Column("recorded_at", clock.Timestamp),
-)
 
 LATE: Final = 100_000
 """Below the floor of the audit's route so many numbers are looked at beside the trail: events that

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from outbox.cli import (
+    audit,
     bench,
     consume,
     dead_letters,
@@ -28,7 +29,7 @@ from outbox.cli import (
     timeline,
 )
 from outbox.cli.errors import DONE, INTERRUPTED, USAGE, problem_of, report
-from outbox.cli.invocation import Invocation, of, require_command
+from outbox.cli.invocation import Invocation, of
 
 app = typer.Typer(
     name="outbox",
@@ -51,10 +52,9 @@ app.command("forget")(personal.forget)
 app.add_typer(personal.app, name="personal")
 app.add_typer(schema.app, name="schema")
 app.add_typer(registry.app, name="registry")
+audit.app.command("timeline")(timeline.timeline)
+app.add_typer(audit.app, name="audit")
 app.add_typer(bench.app, name="bench")
-audit = typer.Typer(help="What happened.", callback=require_command, invoke_without_command=True)
-audit.command("timeline")(timeline.timeline)
-app.add_typer(audit, name="audit")
 
 
 def _print_version(asked: bool) -> None:  # noqa: FBT001  # typer passes the option's value

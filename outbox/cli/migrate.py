@@ -110,12 +110,14 @@ def _grant(run: Invocation, roles: dict[Kind, list[str]]) -> None:
         if statement.startswith("GRANT"):
             run.output.line(statement)
     others = {role for kind in ("relay", "worker", "read") for role in roles[kind]}
+    checked = [(role, "outbox_event") for role in roles["app"] if role not in others]
+    checked += [(role, "outbox_audit") for role in dict.fromkeys([*roles["app"], *others])]
     with run.engine.connect() as connection:
-        for role in roles["app"]:
-            found = [] if role in others else grants.excess(connection, role)
+        for role, table in checked:
+            found = grants.excess(connection, role, table)
             if found:
                 run.output.line(
-                    f"warning: {role} may also {', '.join(found)} on outbox_event, as its owner, as"
+                    f"warning: {role} may also {', '.join(found)} on {table}, as its owner, as"
                     " a member of another role or by an earlier or a wider grant",
                     "yellow",
                 )

@@ -18,6 +18,8 @@ from outbox.settings import describe
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import sqlalchemy as sa
+
     from outbox.settings import RouteSettings
     from outbox.transport import Publisher, Subscriber
 
@@ -25,6 +27,7 @@ GROUP: Final = "outbox.transports"
 """Of the entry points by which other packages add transports."""
 MODULES: Final = {
     "activemq": "outbox.transports.activemq",
+    "audit": "outbox.transports.audit",
     "kafka": "outbox.transports.kafka",
     "memory": "outbox.transports.memory",
     "s3": "outbox.transports.s3",
@@ -72,8 +75,21 @@ class ProbedTransport(SendingTransport, Protocol):
         ...
 
 
-def transport_of(route: str, settings: RouteSettings) -> tuple[SendingTransport, BaseModel]:
-    """Return a route's transport and its checked options, or raise `ConfigurationError`."""
+class StoringTransport(SendingTransport, Protocol):
+    """What it may offer besides, where it keeps events in a database."""
+
+    def beside(self, options: Any, database: sa.URL, /) -> BaseModel:
+        """Return the options with the relay's database where they name none of their own."""
+        ...
+
+
+def transport_of(
+    route: str, settings: RouteSettings, database: sa.URL | None = None
+) -> tuple[SendingTransport, BaseModel]:
+    """Return a route's transport and its checked options, or raise `ConfigurationError`.
+
+    `database` is the relay's, for a transport that keeps events in one.
+    """
     name, where = settings.transport, f"routes.{route}.transport"
     try:
         module = _load(name, where)
@@ -87,9 +103,12 @@ def transport_of(route: str, settings: RouteSettings) -> tuple[SendingTransport,
         raise ConfigurationError(f"{where}: {name!r} has no pydantic model called Options")
     _require(module, "publisher", f"{where}: {name!r} is no transport")
     try:
-        return cast("SendingTransport", module), options.model_validate(settings.options)
+        made = options.model_validate(settings.options)
     except ValidationError as exc:
         raise ConfigurationError(describe(exc, "the settings", f"routes.{route}.")) from None
+    if database is not None and hasattr(module, "beside"):
+        made = cast("StoringTransport", module).beside(made, database)
+    return cast("SendingTransport", module), made
 
 
 def receiving_transport_of(route: str, settings: RouteSettings) -> tuple[Transport, BaseModel]:
@@ -101,12 +120,15 @@ def receiving_transport_of(route: str, settings: RouteSettings) -> tuple[Transpo
     return cast("Transport", transport), options
 
 
-def probe(route: str, settings: RouteSettings, timeout: float) -> bool:
+def probe(
+    route: str, settings: RouteSettings, timeout: float, database: sa.URL | None = None
+) -> bool:
     """Look whether a route's destination lets this client in; raises `OutboxError` if it does not.
 
     Returns False where the transport has no `probe`, so that only the settings were looked at.
+    `database` is the relay's.
     """
-    transport, options = transport_of(route, settings)
+    transport, options = transport_of(route, settings, database)
     if not hasattr(transport, "probe"):
         return False
     cast("ProbedTransport", transport).probe(route, options, timeout)

@@ -125,12 +125,12 @@ def test_a_consumer_of_a_route_that_only_publishes_is_told_so(program: Program) 
         (
             "[other.group]\nwebhook = broken\n",
             "",
-            "there is no transport 'webhook'; use activemq, kafka, memory, s3",
+            "there is no transport 'webhook'; use activemq, audit, kafka, memory, s3",
         ),
         (
             "[outbox.transports]\nfax = broken\n",
             "",
-            "there is no transport 'webhook'; use activemq, fax, kafka, memory, s3",
+            "there is no transport 'webhook'; use activemq, audit, fax, kafka, memory, s3",
         ),
         (
             "[outbox.transports]\nwebhook = broken\n",

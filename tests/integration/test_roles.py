@@ -115,6 +115,17 @@ def test_the_runbook_shows_what_is_granted(as_role: Roles) -> None:
         ("relay", "INSERT INTO outbox_inbox VALUES ('c', 's', 'e')"),
         ("relay", "UPDATE outbox_inbox SET event_id = 'x'"),
         ("relay", "SELECT FROM outbox_personal_key"),
+        ("app", "SELECT FROM outbox_audit"),
+        ("app", "INSERT INTO outbox_audit (position) VALUES (1)"),
+        ("app", "UPDATE outbox_audit SET actor = 'x'"),
+        ("app", "DELETE FROM outbox_audit"),
+        ("app", "TRUNCATE outbox_audit"),
+        ("relay", "UPDATE outbox_audit SET actor = 'x'"),
+        ("relay", "DELETE FROM outbox_audit"),
+        ("relay", "TRUNCATE outbox_audit"),
+        ("worker", "SELECT FROM outbox_audit"),
+        ("read", "INSERT INTO outbox_audit (position) VALUES (1)"),
+        ("read", "DELETE FROM outbox_audit"),
         ("worker", "SELECT FROM outbox_event"),
         ("worker", "INSERT INTO outbox_event (type, data) VALUES ('t', '')"),
         ("worker", "DELETE FROM outbox_inbox"),
@@ -193,6 +204,16 @@ def test_a_role_that_can_do_more_by_another_way_is_told(
         )
     done = program.call("migrate", "--grant-app", roles.name("app"))
     assert f"warning: {roles.name('app')} may also DELETE, TRUNCATE on outbox_event" in done.stdout
+
+
+@pytest.mark.parametrize("kind", ["app", "relay", "read"])
+def test_a_role_that_could_change_the_audit_trail_is_told(
+    program: Program, roles: Roles, postgres_engine: sa.Engine, kind: str
+) -> None:
+    with postgres_engine.begin() as connection:
+        connection.exec_driver_sql(f'GRANT UPDATE, DELETE ON outbox_audit TO "{roles.name(kind)}"')
+    done = program.call("migrate", f"--grant-{kind}", roles.name(kind))
+    assert f"warning: {roles.name(kind)} may also UPDATE, DELETE on outbox_audit" in done.stdout
 
 
 def test_a_role_that_is_not_there_changes_nothing(program: Program, roles: Roles) -> None:

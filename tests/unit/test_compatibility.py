@@ -59,12 +59,14 @@ class Voucher(BaseModel):
 
 def one(cls: Any, default: Any = ..., **more: Any) -> Any:
     """A class with one field, `a`, and what else is given."""
-    fields = {name: each if isinstance(each, tuple) else (each, ...) for name, each in more.items()}
+    fields: Any = {
+        name: each if isinstance(each, tuple) else (each, ...) for name, each in more.items()
+    }
     return create_model("Event", a=(cls, default), **fields)
 
 
 def strict(**fields: Any) -> Any:
-    typed = {name: (cls, ...) for name, cls in fields.items()}
+    typed: Any = {name: (cls, ...) for name, cls in fields.items()}
     return create_model("Event", __config__=ConfigDict(extra="forbid"), **typed)
 
 

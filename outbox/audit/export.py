@@ -1,0 +1,74 @@
+"""Records as JSON Lines: what an export writes, and a file of them as a chain."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from itertools import chain as chained
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+import orjson
+
+from outbox.audit.chain import START, Head
+from outbox.audit.record import Record, from_json, to_json
+from outbox.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+PAGE: Final = 5_000
+
+
+def line(record: Record) -> bytes:
+    """Return a record as one line of JSON Lines: its canonical form and its hash."""
+    return orjson.dumps(to_json(record)) + b"\n"
+
+
+class FileChain:
+    """An export as a `Chain`: read from its beginning each time, and never kept in memory."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    @cached_property
+    def start(self) -> Head:
+        """What its first record follows; what stood before that is not in the file."""
+        first = next(self._records(), None)
+        return START if first is None else Head(first.position - 1, first.previous_hash)
+
+    def pages(self, after: int | None) -> Iterator[Sequence[Record]]:
+        """See `Chain.pages`; in the order of the lines."""
+        records = self._records()
+        if after is not None:
+            behind = next((each for each in records if each.position > after), None)
+            records = chained([] if behind is None else [behind], records)
+        while page := list(islice(records, PAGE)):
+            yield page
+
+    def followers(self, previous_hash: bytes) -> Sequence[Record]:
+        """See `Chain.followers`."""
+        return [record for record in self._records() if record.previous_hash == previous_hash]
+
+    def last_position(self) -> int:
+        """See `Chain.last_position`."""
+        return max((record.position for record in self._records()), default=0)
+
+    def head_at(self, position: int) -> Head | None:
+        """See `Chain.head_at`."""
+        found = (record for record in self._records() if record.position == position)
+        record = next(found, None)
+        return None if record is None else Head(record.position, record.hash)
+
+    def _records(self) -> Iterator[Record]:
+        try:
+            with self._path.open("rb") as lines:
+                for number, text in enumerate(lines, 1):
+                    try:
+                        yield from_json(orjson.loads(text))
+                    except (ValueError, TypeError) as exc:
+                        raise ConfigurationError(
+                            f"line {number} of {self._path} is no record of an export: {exc}"
+                        ) from exc
+        except OSError as exc:
+            raise ConfigurationError(f"cannot read {self._path}: {exc.strerror}") from exc
