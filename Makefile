@@ -63,8 +63,12 @@ example: $(VENV)/.dev ## examples/shop on real servers: one event to Kafka, Acti
 servers: $(VENV)/.runtime ## get what the test servers need: Kafka, ActiveMQ, S3Proxy and Apicurio Registry, and Debian's packages when root
 	@$(BIN)/python -m tools.servers --fetch
 
+.PHONY: schema-check
+schema-check: $(VENV)/.runtime ## fail where an event of examples/shop changed in a way that breaks its readers or writers
+	@cd examples/shop && $(CURDIR)/$(BIN)/outbox schema check --app shop --app shop_v1 --against schemas
+
 .PHONY: lint
-lint: $(VENV)/.dev ## ruff, the formatter's check, mypy --strict
+lint: $(VENV)/.dev schema-check ## ruff, the formatter's check, mypy --strict, and schema-check
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
