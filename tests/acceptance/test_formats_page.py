@@ -118,6 +118,17 @@ def test_what_cannot_be_registered_is_told(
     assert "Traceback" not in done.stderr
 
 
+def test_the_doctor_asks_the_registry(program: Program, registry_url: str) -> None:
+    settings = program.folder / "outbox.toml"
+    text = settings.read_text().replace('"kafka"', '"memory"')
+    text = text.replace('bootstrap_servers = "localhost:9092"\n', "")
+    settings.write_text(text)
+    assert "ok        route kafka" in program.call("doctor").stdout
+    settings.write_text(text.replace(registry_url, "http://127.0.0.1:1"))
+    found = program.call("doctor").stdout
+    assert "failed    route kafka: the schema registry http://127.0.0.1:1 does not answer" in found
+
+
 def test_a_registry_that_is_away_is_told(program: Program, registry_url: str) -> None:
     settings = program.folder / "outbox.toml"
     settings.write_text(settings.read_text().replace(registry_url, "http://127.0.0.1:1"))
