@@ -119,7 +119,13 @@ def unfolded(message: Message) -> Message:
     count, all other headers stay. Its key is the partition key, as in binary mode. Raises
     `DecodeError` where its data is no event.
     """
+    names = [name for name, _ in message.headers]
+    is_binary = f"{PREFIX}id" in names
     content_type = next((value for name, value in message.headers if name == "content-type"), None)
+    if content_type is None and not is_binary:
+        # The binding has it in small letters, and some producers have not.
+        found = [value for name, value in message.headers if name.lower() == "content-type"]
+        content_type = next(iter(found), None)
     if not content_type:
         return message
     media = content_type.decode(errors="replace")
@@ -128,7 +134,7 @@ def unfolded(message: Message) -> Message:
     media_type = media.partition(";")[0].strip().lower()
     if media_type != CONTENT_TYPE:
         # It may still be an event in binary mode, which happens to be about another one.
-        if any(name == f"{PREFIX}id" for name, _ in message.headers):
+        if is_binary:
             return message
         raise DecodeError(f"the message is {media_type}; read are one event, and JSON, alone")
     try:
@@ -138,7 +144,7 @@ def unfolded(message: Message) -> Message:
     others = [
         header
         for header in message.headers
-        if header[0] != "content-type" and not header[0].startswith(PREFIX)
+        if header[0].lower() != "content-type" and not header[0].startswith(PREFIX)
     ]
     key = event.key if message.key is None else message.key
     return event._replace(key=key, headers=[*others, *event.headers])

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Final
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
-from outbox import clock, migration, table
+from outbox import clock, formats, migration, table
 from outbox.dialect import DENIED_NUMBERS, is_mysql, mysql_number
 from outbox.errors import ConfigurationError, OutboxError
 from outbox.grants import RIGHTS, RIGHTS_MYSQL
 from outbox.settings import shown
-from outbox.transports import probe
+from outbox.transports import probe, transport_of
 from relay.capture import open_capture
 from relay.database import errors, transaction
 from relay.finding import Finding
@@ -195,6 +195,9 @@ def _routes(settings: Settings) -> Iterator[Finding]:
     for name, route in settings.routes.items():
         try:
             is_asked = probe(name, route, PROBE_SECONDS, settings.url)
+            if route.schemas is not None:
+                _, options = transport_of(name, route, settings.url)
+                formats.probe(name, route.schemas, options, PROBE_SECONDS)
         except OutboxError as exc:
             yield Finding(f"route {name}", "failed", str(exc))
         else:

@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     from outbox.formats.unpack import Unpacker
     from outbox.transport import Publisher
 
-__all__ = ["check", "converting", "unpacker"]
+__all__ = ["check", "converting", "probe", "unpacker"]
 
 REGISTRY_SHARE: Final = 0.25
 """Of a publisher's time-out, for what converting takes."""
+_PHASES: Final = 3
+"""Of a request that each have the time-out of their own: to connect, to write and to read."""
 
 
 def check(route: str, settings: SchemaSettings, options: BaseModel) -> None:
@@ -61,10 +63,22 @@ def converting(
     from outbox.formats.registry import Registry  # noqa: PLC0415  # the same
 
     share = timeout * REGISTRY_SHARE
-    registry = Registry(f"routes.{route}.schemas", settings, share)
+    registry = Registry(f"routes.{route}.schemas", settings, share / _PHASES)
     topic: str | None = getattr(options, "topic", None)
     converter = Converter(settings, registry, topic, share)
     return wrap(make(timeout - share), converter)
+
+
+def probe(route: str, settings: SchemaSettings, options: BaseModel, timeout: float) -> None:
+    """Return when the registry has let this client in; raise `OutboxError` otherwise."""
+    check(route, settings, options)
+    from outbox.formats.registry import Registry  # noqa: PLC0415  # needs an extra
+
+    registry = Registry(f"routes.{route}.schemas", settings, timeout)
+    try:
+        registry.ping()
+    finally:
+        registry.close()
 
 
 def unpacker(route: str, settings: SchemaSettings) -> Unpacker:

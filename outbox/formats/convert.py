@@ -31,6 +31,7 @@ Error = PermanentError | TransientError
 
 _LOOK_EVERY: Final = 64
 """Events between two looks at the clock."""
+_LATE: Final = "converting took too long; the rest is published next"
 _KINDS: Final = 10_000
 """Kinds of events that are remembered, at most."""
 _KEEP_SECONDS: Final = 30.0
@@ -79,8 +80,7 @@ class Converter:
         rows: list[Row] = []
         for index, row in enumerate(events.rows):
             if index % _LOOK_EVERY == 0 and index and time.monotonic() > deadline:
-                late = HeldBackError("converting took too long; the rest is published next")
-                errors |= dict.fromkeys(range(index, len(events)), late)
+                errors |= dict.fromkeys(range(index, len(events)), HeldBackError(_LATE))
                 rows += events.rows[index:]
                 break
             try:
@@ -88,6 +88,9 @@ class Converter:
             except (PermanentError, TransientError) as error:
                 errors[index] = error
                 rows.append(row)
+        if time.monotonic() > deadline + self._seconds:
+            # The lease may be over by the time that these are published.
+            errors = dict.fromkeys(range(len(events)), HeldBackError(_LATE))
         return (Rows(rows) if rows else events), errors
 
     def close(self) -> None:

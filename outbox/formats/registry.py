@@ -32,6 +32,8 @@ _UNFIT: Final = frozenset({409, 422})
 """Not compatible with what is there, or no schema at all."""
 _NO_SUBJECT: Final = 40401
 _NO_VERSION: Final = 40402
+_NOBODYS: Final = "outbox-doctor-"
+"""What no subject begins with, so that few are listed."""
 _DEPTH: Final = 20
 """Of schemas that name each other, at most."""
 
@@ -88,6 +90,15 @@ class Registry:
             if known is None:
                 known = self._ready(number, self._request(number))
             return known
+
+    def ping(self) -> None:
+        """Return where the registry answers."""
+        try:
+            self._client.get_subjects(subject_prefix=_NOBODYS)
+        except SchemaRegistryError as exc:
+            raise self._translated(exc) from exc
+        except (httpx2.HTTPError, OSError) as exc:
+            raise self._silent(exc) from exc
 
     def versions(self, subject: str) -> list[int]:
         """Return the versions of a subject; none where there is no such subject."""

@@ -6,7 +6,9 @@ import base64
 import io
 import json
 import sys
+from contextlib import closing
 from typing import Any
+from unittest.mock import ANY
 
 import fastavro
 import orjson
@@ -24,8 +26,10 @@ from outbox.errors import (
 )
 from outbox.formats import wire
 from outbox.formats.codec import Codec, MisfitError, Schema, make
+from outbox.formats.convert import Converter
 from outbox.formats.protobuf import _files
 from outbox.formats.publishing import fenced
+from outbox.formats.registry import Registry
 from outbox.formats.settings import SchemaSettings
 from outbox.rows import Rows, to_row
 from outbox.settings import RouteSettings
@@ -443,6 +447,15 @@ def test_behind_a_failure_all_of_its_key_waits(
             case _:
                 found.append("published")
     assert found == expected
+
+
+def test_what_took_too_long_to_convert_is_published_next() -> None:
+    chosen = settings()
+    with closing(Registry("here", chosen, 1.0)) as registry:
+        events = Rows([to_row(envelope("t")) for _ in range(200)])
+        assert Converter(chosen, registry, None, 60.0).convert(events) == (ANY, {})
+        _, errors = Converter(chosen, registry, None, -1.0).convert(events)
+    assert [type(errors[index]) for index in range(200)] == [HeldBackError] * 200
 
 
 CODECS = [avro(), protobuf()]

@@ -124,6 +124,9 @@ def test_headers_beside_a_structured_event_stay_and_attributes_there_do_not_coun
 
 def test_the_media_type_may_be_in_capitals() -> None:
     assert read({}, media="Application/CloudEvents+JSON").id == "1"
+    body = json.dumps(MINIMAL).encode()
+    found = decode(Message("topic", None, [("Content-Type", CONTENT_TYPE.encode())], body))
+    assert (found.id, found.headers) == ("1", {})
 
 
 @pytest.mark.parametrize(
