@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,26 +22,29 @@ PAGE: Final = 5_000
 """Records that are read at once."""
 
 _COLUMNS: Final = tuple(column for column in audit.columns if column.name != "recorded_at")
-_MICROSECONDS: Final = {
-    "postgresql": ("to_char", 'YYYY-MM-DD"T"HH24:MI:SS.US'),
-    "mysql": ("date_format", "%Y-%m-%dT%H:%i:%s.%f"),
+_FORMS: Final = {
+    "postgresql": ("to_char", 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+    "mysql": ("date_format", "%Y-%m-%dT%H:%i:%s.%fZ"),
 }
+_NO_FRACTION: Final = ".000000Z"
 
 
 def _select(dialect: sa.Dialect) -> Any:
     """Return the query of all records, of values as the driver has them.
 
     Whoever tampers with a row may write what no type of ours could read, such as the time
-    `infinity`; and half a million values a second are to be read without a function for each.
+    `infinity`; and half a million values a second are to be read without a function for each. So
+    the server writes the time as `outbox.codec.time_text` does.
     """
     columns = [sa.type_coerce(column, sa.types.NullType()) for column in _COLUMNS]
+    moment: Any = audit.c.time
     if dialect.name != "sqlite":
-        name, form = _MICROSECONDS["mysql" if is_mysql(dialect) else dialect.name]
-        moment: Any = audit.c.time
+        name, form = _FORMS["mysql" if is_mysql(dialect) else dialect.name]
         if dialect.name == "postgresql":
             moment = sa.func.timezone("UTC", moment)
-        written = getattr(sa.func, name)(moment, sa.literal_column(f"'{form}'"))
-        columns[_COLUMNS.index(audit.c.time)] = sa.type_coerce(written, sa.types.NullType())
+        moment = getattr(sa.func, name)(moment, sa.literal_column(f"'{form}'"))
+    moment = sa.func.replace(moment, _NO_FRACTION, "Z")
+    columns[_COLUMNS.index(audit.c.time)] = sa.type_coerce(moment, sa.types.NullType())
     return sa.select(*columns).order_by(audit.c.position)
 
 
@@ -51,14 +56,16 @@ class TableChain:
         self._query = _select(engine.dialect)
         self._page = self._query.limit(PAGE)
         self._next_page = self._page.where(audit.c.position > sa.bindparam("after"))
-        self._read_row = _of_texts if engine.dialect.name == "postgresql" else _of_anything
+        self._made = _made if engine.dialect.name == "postgresql" else _of_anything
 
     def pages(self, after: int | None) -> Iterator[Sequence[Record]]:
-        """See `Chain.pages`."""
-        page = self._read(self._page if after is None else self._next_page, after=after)
-        while page:
-            yield page
-            page = self._read(self._next_page, after=page[-1].position)
+        """See `Chain.pages`; a page is read while the one before it is worked upon."""
+        with ThreadPoolExecutor(max_workers=1) as reader:
+            page = self._read(self._page if after is None else self._next_page, after=after)
+            while page:
+                coming = reader.submit(self._read, self._next_page, after=page[-1].position)
+                yield page
+                page = coming.result()
 
     def followers(self, previous_hash: bytes) -> Sequence[Record]:
         """See `Chain.followers`; there is no index for it, because few ever ask."""
@@ -95,8 +102,23 @@ class TableChain:
             return found
 
     def _read(self, query: Any, **values: Any) -> list[Record]:
-        with self._engine.connect() as connection:
-            return list(map(self._read_row, connection.execute(query, values).all()))
+        with self._engine.connect() as connection, _any_text(connection):
+            return list(map(self._made, connection.execute(query, values).all()))
+
+
+@contextmanager
+def _any_text(connection: sa.Connection) -> Iterator[None]:
+    """Let SQLite's driver read text that is no UTF-8, in a form that nobody has written."""
+    driver: Any = connection.connection.driver_connection
+    if connection.dialect.name != "sqlite":
+        yield
+        return
+    before = driver.text_factory
+    driver.text_factory = partial(str, encoding="utf-8", errors="backslashreplace")
+    try:
+        yield
+    finally:
+        driver.text_factory = before
 
 
 def head_of(connection: sa.Connection) -> Head | None:
@@ -104,11 +126,6 @@ def head_of(connection: sa.Connection) -> Head | None:
     query = sa.select(audit.c.position, audit.c.hash).order_by(audit.c.position.desc()).limit(1)
     row = connection.execute(query).one_or_none()
     return None if row is None else Head(row.position, bytes(row.hash))
-
-
-def _of_texts(row: sa.Row[Any]) -> Record:
-    """Make a record of what PostgreSQL sends: the types are right, whoever wrote it."""
-    return _made((*row[:_TIME], _moment(row[_TIME]), *row[_TIME + 1 :]))
 
 
 def _of_anything(row: sa.Row[Any]) -> Record:
@@ -120,17 +137,9 @@ def _of_anything(row: sa.Row[Any]) -> Record:
         elif not isinstance(cell, kind | None):
             # It is not what was written; so that it has a hash, and not the right one.
             cells[index] = repr(cell) if kind is not bytes else repr(cell).encode()
-    cells[_TIME] = _moment(cells[_TIME])
     return _made(cells)
 
 
-def _moment(text: str | None) -> str:
-    """Return a time of the table as `outbox.codec.time_text` writes it."""
-    found = (text or "").removesuffix("Z")
-    return f"{found.removesuffix('.000000')}Z"
-
-
-_TIME: Final = Record._fields.index("time")
 _KINDS: Final = (int, *[str] * 3, int, *[str] * 6, int, *[bytes] * 3)
 _made: Final[Callable[[Iterable[Any]], Record]] = partial(tuple.__new__, Record)
 """Makes one in C, which a named tuple's own constructor does not."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import sqlalchemy as sa
@@ -110,6 +110,7 @@ STRANGE: list[tuple[str, str]] = [
     ("sqlite_engine", "time = 'yesterday'"),
     ("sqlite_engine", "time = x'00ff'"),
     ("sqlite_engine", "actor = x'ff'"),
+    ("sqlite_engine", "actor = CAST(x'ff' AS TEXT)"),
     ("sqlite_engine", "version = 'one'"),
     ("sqlite_engine", "version = 1.5"),
     ("sqlite_engine", "hash = 'text'"),
@@ -133,31 +134,9 @@ def test_a_value_that_nothing_would_write_is_a_change_like_any_other(
     before = read(engine)
     for _, change in [each for each in STRANGE if each[0] == name]:
         statement = f"UPDATE outbox_audit SET {change} WHERE position = 5"
-        with engine.connect() as connection:
+        with engine.begin() as connection:
             connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
-            found = _finding_inside(connection, engine)
-            assert (change, found.kind, found.position) == (change, "changed", 5)
-            connection.rollback()
+        found = finding(engine)
+        assert (change, found.kind, found.position) == (change, "changed", 5)
+        alter(engine, before)
     assert read(engine) == before
-
-
-def _finding_inside(connection: sa.Connection, engine: sa.Engine) -> Finding:
-    """Verify within the transaction that has altered something."""
-    chain: Any = TableChain(engine)
-
-    class Inside:
-        dialect = engine.dialect
-
-        def connect(self) -> Inside:
-            return self
-
-        def __enter__(self) -> sa.Connection:
-            return connection
-
-        def __exit__(self, *_: object) -> None:
-            pass
-
-    chain._engine = Inside()
-    with pytest.raises(ChainBrokenError) as caught:
-        list(verified(chain))
-    return caught.value.finding
