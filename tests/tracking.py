@@ -98,10 +98,21 @@ class Cat(Animal):
     lives: Mapped[int | None]
 
 
+class Page(Base):
+    """Two of them may point to each other, which takes an UPDATE after the INSERT."""
+
+    __tablename__ = "tracked_page"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    next_id: Mapped[int | None] = mapped_column(sa.ForeignKey("tracked_page.id"))
+    next: Mapped[Page | None] = relationship(remote_side="Page.id", post_update=True)
+
+
 FIELDS = ["status", "total", "customer_id", "due_at", "token", "notes", "scan", "copies", "remark"]
 OrderChanged = outbox.track(Order, fields=FIELDS, type="shop.order")
 LineChanged = outbox.track(Line, fields=["quantity"], type="shop.line", key="order_id")
 AnimalChanged = outbox.track(Animal, fields=["name"], on_bulk="warn")
+PageChanged = outbox.track(Page, fields=["next_id"], type="shop.page")
 CatChanged = outbox.track(Cat, fields=["name", "lives"], type="zoo.cat", on_bulk="ignore")
 
 

@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     from relay.timeline import Story, Timeline
 
 CSS: Final = """\
-:root { color-scheme: light dark; --line: #8883; --dim: #777; --good: #2a7f4f; --bad: #c0392b;
-  --open: #b9770e; --accent: #2f6fab; }
+:root { color-scheme: light dark; --line: #8883; --dim: #6b6b6b; --bad: #b32d20; --open: #8a5a00;
+  --accent: #2f6fab; }
+@media (prefers-color-scheme: dark) {
+  :root { --dim: #a0a0a0; --bad: #ff8272; --open: #e3a53c; --accent: #64a3dc; }
+}
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 60rem; padding: 2rem 1.25rem 4rem;
   font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }

@@ -24,6 +24,7 @@ from tests.tracking import (
     Line,
     Order,
     OrderChanged,
+    Page,
     Shop,
     Status,
     told,
@@ -226,6 +227,20 @@ def test_a_relationship_is_told_by_its_foreign_key(shop: Shop) -> None:
         told("updated", "o-1", {"customer_id": 2}, {"customer_id": None}),
         told("updated", "o-1", {"customer_id": None}, {"customer_id": 3}),
         told("updated", "o-1", {"customer_id": 3}, {"customer_id": None}),
+    ]
+
+
+def test_what_an_update_after_the_flush_s_own_statements_sets_is_told(shop: Shop) -> None:
+    with shop.session() as session, session.begin():
+        first, second = Page(id=1), Page(id=2)
+        first.next, second.next = second, first
+        session.add_all([first, second])
+        session.flush()
+        first.next = None
+    assert sorted(shop.changes(), key=lambda change: (change["operation"], change["key"])) == [
+        told("created", 1, None, {"next_id": 2}),
+        told("created", 2, None, {"next_id": 1}),
+        told("updated", 1, {"next_id": 2}, {"next_id": None}),
     ]
 
 
