@@ -176,7 +176,15 @@ def shapes(parts: Parts) -> list[Shape]:
     found: list[Shape] = list(_ANYTHING)
     for part in parts:
         found = _both(found, _shapes(part, frozenset()))
-    return found
+    return [shape for shape in found if not _is_empty(shape)]
+
+
+def _is_empty(shape: Shape) -> bool:
+    """Tell whether its limits leave nothing; False where that is not plain to see."""
+    if isinstance(shape, Value) or shape.low is None or shape.high is None:
+        return False
+    is_open = isinstance(shape, Numbers) and (shape.is_low_open or shape.is_high_open)
+    return shape.low > shape.high or (shape.low == shape.high and is_open)
 
 
 def admits(parts: Parts, value: Any) -> bool | None:

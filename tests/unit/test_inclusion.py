@@ -51,6 +51,8 @@ INCLUDED: list[tuple[Any, Any]] = [
     (INTEGER, NUMBER),
     (INTEGER, True),
     (False, STRING),
+    (STRING | {"minLength": 3, "maxLength": 2}, INTEGER),
+    (NUMBER | {"minimum": 1, "exclusiveMaximum": 1}, STRING),
     ({"enum": ["a", 1, None]}, any_of(STRING, INTEGER, NULL)),
     ({"enum": [1.0]}, INTEGER),
     ({"const": 3}, NUMBER | {"multipleOf": 1.5}),
