@@ -326,7 +326,11 @@ def _number(text: str, least: int, most: int) -> int:
 
 
 def to_json(envelope: Envelope) -> dict[str, Any]:
-    """Return the event in the JSON format of CloudEvents, with `data` inline where it is JSON."""
+    """Return the event for people and scripts: the JSON format of CloudEvents, but for two things.
+
+    The sequence is as one would type it, and the application's own headers stand among the
+    attributes; `outbox.structured` writes what other programs read.
+    """
     event: dict[str, Any] = {
         "specversion": SPEC_VERSION,
         "id": envelope.id,
@@ -337,7 +341,7 @@ def to_json(envelope: Envelope) -> dict[str, Any]:
         "version": envelope.version,
         "subject": envelope.subject,
         "partitionkey": envelope.partition_key,
-        "sequence": None if envelope.sequence is None else sequence_text(envelope.sequence),
+        "sequence": None if envelope.sequence is None else str(envelope.sequence),
         **stored_headers(envelope),
     }
     event = {name: value for name, value in event.items() if value is not None}

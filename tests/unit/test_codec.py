@@ -232,7 +232,7 @@ def test_the_json_format_has_data_inline_or_in_base64() -> None:
         "datacontenttype": "application/json",
         "version": 1,
         "partitionkey": "k",
-        "sequence": "0000000000000000007",
+        "sequence": "7",
         "actor": "a",
         "data": {},
     }

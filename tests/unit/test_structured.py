@@ -68,6 +68,7 @@ def test_whatever_arrives_is_an_event_or_a_decode_error(
     [
         '{"specversion":"1.0","id":"1","source":"/s","type":"t","data":DATA}',
         '{"data":DATA,"specversion":"1.0","id":"1","source":"/s","type":"t"}',
+        '{"specversion":"1.0","id":"1","data":DATA,"source":"/s","type":"t"}',
         '{ "id":"1", "data" :DATA ,"x":"\\"data\\":","specversion":"1.0","source":"/","type":"t"}',
         '{"data":7,"specversion":"1.0","id":"1","source":"/s","type":"t","data":DATA}',
     ],
@@ -110,7 +111,7 @@ def test_the_record_key_is_the_partition_key_as_in_binary_mode() -> None:
 
 
 def test_headers_beside_a_structured_event_stay_and_attributes_there_do_not_count() -> None:
-    event = {**MINIMAL, "subject": "in", "time": "2026-01-02T03:04:05Z"}
+    event = {**MINIMAL, "id": "in", "subject": "in", "time": "2026-01-02T03:04:05Z"}
     body = json.dumps(event).encode()
     headers: list[tuple[str, bytes | None]] = [
         *to_headers(replace(PLAIN, subject="out", content_type=f"{CONTENT_TYPE}; charset=UTF-8")),
@@ -119,7 +120,7 @@ def test_headers_beside_a_structured_event_stay_and_attributes_there_do_not_coun
     (found,) = read_all([Delivery(Message("topic", None, headers, body), "p", 1)])
     envelope = decode(Message("topic", None, headers, body))
     assert (envelope.subject, envelope.headers) == ("in", {"traceid": "7"})
-    assert found.content == envelope
+    assert (found.content, found.identity) == (envelope, ("/s", "in"))
 
 
 def test_the_media_type_may_be_in_capitals() -> None:

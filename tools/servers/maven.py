@@ -39,7 +39,7 @@ class Jars:
             pom = _ROOT / "tools" / f"{self.name}-pom.xml"
             goal = ["dependency:copy-dependencies", "-DincludeScope=runtime"]
             if self.is_archive:
-                goal = ["dependency:unpack", f"-DmarkersDirectory={path}/markers"]
+                goal = ["dependency:unpack"]
             done = subprocess.run(
                 [maven, "-B", "-q", "-f", pom, *goal, f"-DoutputDirectory={path}/jars"],
                 check=False,

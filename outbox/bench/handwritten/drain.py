@@ -65,7 +65,7 @@ def drain(database: Mapping[str, Any], kafka: Mapping[str, str], topic: str, pag
                 ("ce_id", event_id.encode()),
                 ("ce_type", event_type.encode()),
                 ("ce_time", moment.encode()),
-                ("ce_sequence", b"%d" % seq),
+                ("ce_sequence", b"%019d" % seq),
             ]
             producer.produce(topic, data, key, headers=headers)
         if producer.flush(60) or failed:

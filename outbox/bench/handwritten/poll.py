@@ -73,7 +73,7 @@ def relay(
                     ("ce_id", event_id.encode()),
                     ("ce_type", event_type.encode()),
                     ("ce_time", moment.encode()),
-                    ("ce_sequence", b"%d" % seq),
+                    ("ce_sequence", b"%019d" % seq),
                 ]
                 producer.produce(topic, data, key, headers=headers)
             if progress_topic:
