@@ -1,0 +1,192 @@
+"""`outbox audit prove`, `check-proof` and `export`: records for those who have no database."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Annotated
+
+import orjson
+import typer
+
+from outbox.audit.export import line
+from outbox.audit.places import read_all
+from outbox.audit.proof import check_proof, prove
+from outbox.audit.record import MEMBERS, Record, digest, members, to_json
+from outbox.cli.audit_trail import JsonOption, PublicKeyOption, RouteOption, SealOption, trail_of
+from outbox.cli.audit_trail import public_keys as keys_of
+from outbox.cli.errors import CommandLineError, FailedError
+from outbox.cli.invocation import of
+from outbox.cli.times import parse_since
+
+
+def prove_record(
+    context: typer.Context,
+    event_id: Annotated[str, typer.Argument(metavar="ID", help="Of the event.")],
+    *,
+    seal: SealOption = None,
+    source: Annotated[
+        str | None, typer.Option(metavar="S", help="Of the event, where several have this id.")
+    ] = None,
+    position: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Where one event is there twice.")
+    ] = None,
+    route: RouteOption = None,
+) -> None:
+    """Print the proof that an event is in the sealed trail, as JSON for a third party."""
+    run = of(context)
+    chain = trail_of(run, route)
+    record = _only(chain.with_id(event_id, source), event_id, position)
+    if not seal:
+        msg = "name the seals by --seal: a proof leads to one of them"
+        raise CommandLineError(msg)
+    covering = [
+        each
+        for each in read_all(seal)
+        if each.first_position <= record.position <= each.last_position
+    ]
+    if not covering:
+        msg = f"position {record.position:,} is in none of these seals: `outbox audit seal` first"
+        raise FailedError(msg)
+    run.output.json(prove(chain, record, covering[0]))
+
+
+def check(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The proof; - for standard input.")],
+    *,
+    public_key: PublicKeyOption = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The event's data, to be compared with the record."),
+    ] = None,
+    content_type: Annotated[
+        str, typer.Option(metavar="T", help="Of the data.")
+    ] = "application/json",
+    as_json: JsonOption = False,
+) -> None:
+    """Check a proof with the public key alone: no database, no settings."""
+    from outbox.audit.signing import is_signed  # noqa: PLC0415  # an extra
+
+    run = of(context)
+    keys = keys_of(public_key)
+    proven = check_proof(_read_json(file), keys, is_signed)
+    record = proven.record
+    if data is not None and digest(content_type, _read_bytes(data)) != record.data_digest:
+        msg = f"the proof holds, but {data} as {content_type} is not the data of the event"
+        raise FailedError(msg)
+    if as_json:
+        run.output.json({"ok": True, "record": to_json(record), "seal": proven.seal.to_json()})
+        return
+    run.output.line(f"proven: sealed at {proven.seal.sealed_at} by seal {proven.seal.number}")
+    run.output.fields(members(record).items())
+
+
+def export(
+    context: typer.Context,
+    *,
+    first: Annotated[
+        int, typer.Option("--from", min=1, metavar="N", help="The first position.")
+    ] = 1,
+    last: Annotated[
+        int | None, typer.Option("--to", min=1, metavar="N", help="The last position.")
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="T", help="From the first event at this time or later.")
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option(metavar="T", help="Up to the last event before this time.")
+    ] = None,
+    form: Annotated[
+        str, typer.Option("--format", metavar="jsonl|csv", help="An object a line, or a table.")
+    ] = "jsonl",
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="By default standard output.")
+    ] = None,
+    route: RouteOption = None,
+) -> None:
+    """Write records out, without a gap, for whoever is to have them.
+
+    JSON Lines can be verified later: `outbox audit verify --file FILE`.
+    """
+    run = of(context)
+    if form not in {"jsonl", "csv"}:
+        msg = f"--format is jsonl or csv, not {form}"
+        raise CommandLineError(msg)
+    chain = trail_of(run, route)
+    if since is not None:
+        first = max(first, chain.first_since(parse_since(since)) or chain.last_position() + 1)
+    if until is not None:
+        before = chain.last_before(parse_since(until)) or 0
+        last = before if last is None else min(last, before)
+    with _target(output) as stream:
+        write = _csv(stream) if form == "csv" else _lines(stream)
+        for page in chain.pages(first - 1):
+            wanted = page if last is None else [each for each in page if each.position <= last]
+            write(wanted)
+            if len(wanted) < len(page):
+                break
+
+
+def _only(records: Sequence[Record], event_id: str, position: int | None) -> Record:
+    """Return the one record that is meant."""
+    found = [each for each in records if position is None or each.position == position]
+    if not found:
+        msg = f"the audit trail has no event {event_id!r}" + (
+            "" if position is None else f" at position {position:,}"
+        )
+        raise FailedError(msg)
+    if len(found) > 1:
+        places = ", ".join(f"{each.position} ({each.source})" for each in found)
+        msg = f"several records have this id: choose by --position or --source: {places}"
+        raise CommandLineError(msg)
+    return found[0]
+
+
+@contextmanager
+def _target(path: Path | None) -> Iterator[IO[str]]:
+    if path is None:
+        yield sys.stdout
+        return
+    try:
+        with path.open("w", encoding="utf-8", newline="") as stream:
+            yield stream
+    except OSError as exc:
+        msg = f"cannot write {path}: {exc.strerror}"
+        raise FailedError(msg) from exc
+
+
+def _lines(stream: IO[str]) -> Callable[[Sequence[Record]], None]:
+    def write(page: Sequence[Record]) -> None:
+        stream.write(b"".join(map(line, page)).decode())
+
+    return write
+
+
+def _csv(stream: IO[str]) -> Callable[[Sequence[Record]], None]:
+    writer = csv.DictWriter(stream, MEMBERS, lineterminator="\n")
+    writer.writeheader()
+
+    def write(page: Sequence[Record]) -> None:
+        writer.writerows(to_json(each) for each in page)
+
+    return write
+
+
+def _read_json(path: Path) -> object:
+    try:
+        return orjson.loads(_read_bytes(path))
+    except orjson.JSONDecodeError as exc:
+        msg = f"{path} is no JSON: {exc}"
+        raise FailedError(msg) from exc
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+    except OSError as exc:
+        msg = f"cannot read {path}: {exc.strerror}"
+        raise CommandLineError(msg) from exc
