@@ -202,6 +202,18 @@ def test_events_that_retention_deleted_are_told_from_the_trail(
     assert only(timeline(engine, given, "i-1")).cause is not None
 
 
+def test_the_newest_of_the_trail_and_of_the_log_are_told(
+    engine: sa.Engine, given: Settings
+) -> None:
+    for name in "abc":
+        emit(engine, name, 0)
+    record(engine, 1)
+    forget(engine)
+    emit(engine, "d", 2)
+    assert names(timeline(engine, given, "o-1", limit=1)) == [(0, "shop.d")]
+    assert names(timeline(engine, given, "o-1", limit=2)) == [(0, "shop.c"), (0, "shop.d")]
+
+
 def test_the_log_is_read_from_behind_the_trail_on(
     engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
