@@ -45,6 +45,12 @@ def names(found: Timeline) -> list[tuple[int, str]]:
     return [(story.depth, story.event.envelope.type) for story in found.stories]
 
 
+def letter_ids(engine: sa.Engine) -> list[int]:
+    column = outbox_dead_letter.c.id
+    with engine.connect() as connection:
+        return list(connection.scalars(sa.select(column).order_by(column)))
+
+
 def only(found: Timeline) -> Story:
     [story] = found.stories
     return story
@@ -153,8 +159,9 @@ def test_letters_are_told_with_their_attempts_and_their_end(
     placed = emit(engine, "placed", 0)
     give_up(engine, "consumer", "billing", placed, reason="no such customer", attempt_count=5)
     give_up(engine, "relay", "kafka", placed, reason="too large")
+    give_up(engine, "consumer", "ledger", placed, reason="closed", attempt_count=0, status="parked")
+    ids = letter_ids(engine)
     with engine.begin() as connection:
-        ids = connection.scalars(sa.select(outbox_dead_letter.c.id)).all()
         dead_letter.discard(connection, [ids[1]], "a test")
     advance(engine, "kafka", 9)
     story = only(timeline(engine, given, "o-1"))
@@ -164,6 +171,7 @@ def test_letters_are_told_with_their_attempts_and_their_end(
     }
     assert told == {
         ("consumer", "billing", "dead", 5, None),
+        ("consumer", "ledger", "parked", 0, None),
         ("relay", "kafka", "discarded", 1, "a test"),
     }
     assert [passage.state for passage in story.passages] == ["set aside"]
@@ -186,11 +194,24 @@ def test_events_that_retention_deleted_are_told_from_the_trail(
     emit(engine, "shipped", 4)
     found = timeline(engine, given, "o-1")
     assert names(found) == [(0, "shop.placed"), (1, "shop.issued"), (0, "shop.shipped")]
+    assert names(timeline(engine, given, "o-1", limit=1, depth=0)) == [(0, "shop.shipped")]
     story = found.stories[0]
     assert not story.event.is_stored
     assert (story.event.position, story.event.recorded_at) == (1, at(3))
     assert [each.consumer for each in story.handlings] == ["billing"]
     assert only(timeline(engine, given, "i-1")).cause is not None
+
+
+def test_the_newest_of_the_trail_and_of_the_log_are_told(
+    engine: sa.Engine, given: Settings
+) -> None:
+    for name in "abc":
+        emit(engine, name, 0)
+    record(engine, 1)
+    forget(engine)
+    emit(engine, "d", 2)
+    assert names(timeline(engine, given, "o-1", limit=1)) == [(0, "shop.d")]
+    assert names(timeline(engine, given, "o-1", limit=2)) == [(0, "shop.c"), (0, "shop.d")]
 
 
 def test_the_log_is_read_from_behind_the_trail_on(
@@ -201,7 +222,7 @@ def test_the_log_is_read_from_behind_the_trail_on(
     given = settings(engine, kafka=KAFKA, audit=AUDIT)
     placed = emit(engine, "placed", 0)
     record(engine, 1)
-    advance(engine, "audit", 1)
+    advance(engine, "audit", 9)
     caused(engine, placed, "issued", 2, key="i-1")
     emit(engine, "shipped", 3)
     with engine.connect() as connection:
