@@ -22,6 +22,7 @@ from outbox.cli import (
     replay,
     retention,
     routes,
+    schema,
     status,
     timeline,
 )
@@ -47,6 +48,7 @@ app.command("retention")(retention.retention)
 app.add_typer(routes.app, name="routes")
 app.command("forget")(personal.forget)
 app.add_typer(personal.app, name="personal")
+app.add_typer(schema.app, name="schema")
 app.add_typer(bench.app, name="bench")
 audit = typer.Typer(help="What happened.", callback=require_command, invoke_without_command=True)
 audit.command("timeline")(timeline.timeline)

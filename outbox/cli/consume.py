@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import gc
-import sys
 import threading
-from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from outbox.cli import personal
+from outbox.cli.application import load_module
 from outbox.cli.errors import CommandLineError
 from outbox.cli.invocation import Invocation, of
 from outbox.cli.process import (
@@ -30,8 +28,6 @@ from outbox.worker import open_worker, spare_collector
 from relay.daemon import stopped_by_signals
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
     from outbox.settlement import Counts
 
 DRAIN_SECONDS: Final = 10.0
@@ -85,7 +81,7 @@ def load(which: str) -> Consumer:
     if not (module_name and colon and attribute):
         msg = f"{which!r} is no MODULE:CONSUMER, for instance shop.billing:billing"
         raise CommandLineError(msg)
-    module = _module(module_name)
+    module = load_module(module_name)
     found = getattr(module, attribute, None)
     if isinstance(found, Consumer):
         _check(found, which)
@@ -94,27 +90,6 @@ def load(which: str) -> Consumer:
     problem = "no consumer" if hasattr(module, attribute) else "not there"
     msg = f"{which}: {attribute!r} is {problem}; {module_name} has {_listed(known)}"
     raise CommandLineError(msg)
-
-
-def _module(name: str) -> ModuleType:
-    folder = str(Path.cwd())
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    try:
-        return import_module(name)
-    except ModuleNotFoundError as exc:
-        # Its own name, or that of a package that it would be in; else it is missing something.
-        if exc.name is not None and f"{name}.".startswith(f"{exc.name}."):
-            msg = f"there is no module {exc.name!r}, neither in {folder} nor installed"
-            raise CommandLineError(msg) from exc
-        msg = f"{name} needs the module {exc.name!r}, which is not installed"
-        raise CommandLineError(msg) from exc
-    except Exception as exc:
-        msg = (
-            f"{name} cannot be imported: {type(exc).__name__}: {exc} (`outbox --debug consume …`"
-            " shows where)"
-        )
-        raise CommandLineError(msg) from exc
 
 
 def _check(consumer: Consumer, which: str) -> None:

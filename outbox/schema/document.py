@@ -1,0 +1,72 @@
+"""The JSON Schema of an event type as it is written down: one document a type and version."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+from outbox.personal import KEYWORD as PERSONAL
+from outbox.schema.meaning import KEY
+
+if TYPE_CHECKING:
+    from outbox.event import EventType
+
+DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
+TYPE: Final = "x-type"
+VERSION: Final = "x-version"
+OWNER: Final = "x-owner"
+SUFFIX: Final = ".json"
+
+
+def file_name(name: str, version: int) -> str:
+    """Return the name of a document's file, for instance `shop.order.placed.v1.json`."""
+    return f"{name}.v{version}{SUFFIX}"
+
+
+def document(event_type: EventType, base_uri: str = "") -> dict[str, Any]:
+    """Return the document of a type: its data as it is written, and what else is known of it.
+
+    `base_uri` makes its `$id` absolute; without one that is the file's name. `x-` keywords name
+    type, version, owner, the property that is the key, and on personal fields the property that
+    identifies the person. Raises `EventDefinitionError` where the class has no schema.
+    """
+    schema = event_type.json_schema
+    subjects = {each.subject for each in event_type.personal}
+    names = {subject: event_type.json_name(subject) for subject in subjects}
+    head = {
+        "$schema": DIALECT,
+        "$id": base_uri + file_name(event_type.name, event_type.version),
+        "title": event_type.cls.__name__,
+        "description": event_type.description,
+        TYPE: event_type.name,
+        VERSION: event_type.version,
+        OWNER: event_type.owner,
+        KEY: None if event_type.key is None else event_type.json_name(event_type.key),
+    }
+    tail = {"examples": event_type.examples} if event_type.examples else {}
+    said = {name: each for name, each in head.items() if each is not None}
+    rest = {
+        name: _named(each, names, event_type)
+        for name, each in schema.items()
+        if name not in {"title", "description", "examples"}
+    }
+    return said | rest | tail
+
+
+def _named(schema: Any, names: dict[str, str], event_type: EventType) -> Any:
+    """Return a schema whose personal fields all name the property that is their subject."""
+    if isinstance(schema, list):
+        return [_named(each, names, event_type) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found = {name: _named(each, names, event_type) for name, each in schema.items()}
+    marker = schema.get(PERSONAL)
+    if marker is True or isinstance(marker, str):
+        subject = event_type.key if marker is True else marker
+        found[PERSONAL] = names.get(str(subject), subject)
+    return found
+
+
+def written(schema: Any) -> str:
+    """Return a document as the text of its file, the same for the same classes everywhere."""
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
