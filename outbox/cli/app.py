@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from outbox.cli import (
+    asyncapi,
     bench,
     consume,
     dead_letters,
@@ -48,6 +49,7 @@ app.command("retention")(retention.retention)
 app.add_typer(routes.app, name="routes")
 app.command("forget")(personal.forget)
 app.add_typer(personal.app, name="personal")
+schema.app.command("asyncapi")(asyncapi.asyncapi)
 app.add_typer(schema.app, name="schema")
 app.add_typer(bench.app, name="bench")
 audit = typer.Typer(help="What happened.", callback=require_command, invoke_without_command=True)
