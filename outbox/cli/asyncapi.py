@@ -11,6 +11,7 @@ from outbox.asyncapi import document
 from outbox.asyncapi.broker import Outlet, outlet
 from outbox.asyncapi.landscape import Landscape, landscape
 from outbox.cli.application import consumers_in, load_catalogue
+from outbox.cli.docs_html import page
 from outbox.cli.errors import CommandLineError
 from outbox.cli.files import write_whole
 from outbox.cli.invocation import Invocation, of
@@ -59,6 +60,23 @@ def asyncapi(
         run.output.raw(text)
         return
     write_whole(path, text + "\n")
+    run.output.line(f"wrote {path}")
+
+
+def docs(
+    context: typer.Context,
+    *,
+    apps: AppOption,
+    path: Annotated[Path, typer.Option("--to", metavar="FILE.html")],
+    title: TitleOption = None,
+) -> None:
+    """Write a page about events, topics and consumers, for a browser.
+
+    It is one file that needs no network. No secret of the settings is in it.
+    """
+    run = of(context)
+    found, _ = _look(run, apps)
+    write_whole(path, page(found, title or f"Events of {apps[0]}"))
     run.output.line(f"wrote {path}")
 
 
