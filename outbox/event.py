@@ -394,15 +394,10 @@ def _first_paragraph(cls: type) -> str | None:
 
 
 class _SchemaGenerator(GenerateJsonSchema):
-    """Makes the JSON Schema of a type, the same in every process."""
+    """Makes the JSON Schema of a type without warnings, which nobody could act upon."""
 
     # A default that JSON does not know is left out: it is no part of the wire.
     ignored_warning_kinds = {"skipped-choice", "non-serializable-default"}  # noqa: RUF012  # as declared
-
-    def encode_default(self, default: Any) -> Any:
-        """Return a default as JSON; a set has an order of its own in each process."""
-        found = super().encode_default(default)
-        return sorted(found, key=str) if isinstance(default, set | frozenset) else found
 
 
 def place(cls: type) -> str:

@@ -122,10 +122,11 @@ def message(
             found["bindings"] = {"kafka": {**bindings, "bindingVersion": KAFKA_BINDING}}
     if event_type is not None:
         found |= _said(event_type)
-        if kind.packing != "cloudevents" and event_type.examples:
+        examples = document(event_type).get("examples", [])
+        if kind.packing != "cloudevents" and examples:
             found["examples"] = [
                 {"name": f"example-{number}", "payload": each}
-                for number, each in enumerate(event_type.examples, 1)
+                for number, each in enumerate(examples, 1)
             ]
     return {name: each for name, each in found.items() if each is not None}
 

@@ -69,6 +69,7 @@ th, td { padding: .3rem 1.25rem .3rem 0; vertical-align: top; }
 tbody tr { border-top: 1px solid var(--line); }
 .fields th:nth-child(1) { width: 29%; } .fields th:nth-child(2) { width: 20%; }
 .fields th:nth-child(3) { width: 16%; }
+.topics th:nth-child(-n+3) { width: 25%; } .topics th:nth-child(4) { width: 11%; }
 .dim { color: var(--dim); }
 ul.plain { list-style: none; margin: .35rem 0; padding: 0; }
 ul.plain li { padding: .2rem 0; }
@@ -221,8 +222,9 @@ def _version_block(found: Landscape, kind: Kind) -> Iterator[str]:
     yield from _published(found, kind)
     yield from _received(found, kind)
     if event_type is not None:
-        for number, example in enumerate(event_type.examples, 1):
-            several = f" {number}" if len(event_type.examples) > 1 else ""
+        examples = document(event_type).get("examples", [])
+        for number, example in enumerate(examples, 1):
+            several = f" {number}" if len(examples) > 1 else ""
             yield f"<h3>Example{several}</h3><pre>{_json(example)}</pre>"
 
 
@@ -296,8 +298,8 @@ def _channels(found: Landscape) -> Iterator[str]:
     if not found.channels:
         return
     yield '<section id="topics"><h2>Topics</h2>'
-    yield "<table><thead><tr><th>topic</th><th>broker</th><th>events</th><th>routes</th>"
-    yield "<th>consumers</th></tr></thead><tbody>"
+    yield '<table class="topics"><thead><tr><th>topic</th><th>broker</th><th>events</th>'
+    yield "<th>routes</th><th>consumers</th></tr></thead><tbody>"
     for channel in found.channels:
         names = dict.fromkeys(kind.name for kind in channel.kinds)
         routes = ", ".join(f"<code>{_text(each.route)}</code>" for each in channel.sendings)

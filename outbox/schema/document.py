@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from outbox.personal import KEYWORD as PERSONAL
 from outbox.schema.meaning import KEY
+from outbox.schema.shape import Arrays, Objects, Part, shapes, text
 
 if TYPE_CHECKING:
     from outbox.event import EventType
+    from outbox.schema.shape import Parts
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 TYPE: Final = "x-type"
@@ -43,7 +45,9 @@ def document(event_type: EventType, base_uri: str = "") -> dict[str, Any]:
         OWNER: event_type.owner,
         KEY: None if event_type.key is None else event_type.json_name(event_type.key),
     }
-    tail = {"examples": event_type.examples} if event_type.examples else {}
+    whole = (Part(schema, schema),)
+    examples = [_ordered(example, whole) for example in event_type.examples]
+    tail = {"examples": examples} if examples else {}
     said = {name: each for name, each in head.items() if each is not None}
     rest = {
         name: _named(each, names, event_type)
@@ -65,6 +69,17 @@ def _named(schema: Any, names: dict[str, str], event_type: EventType) -> Any:
         subject = event_type.key if marker is True else marker
         found[PERSONAL] = names.get(str(subject), subject)
     return found
+
+
+def _ordered(value: Any, parts: Parts) -> Any:
+    """Return a value with its sets sorted: they have another order in each process."""
+    for shape in shapes(parts):
+        if isinstance(shape, Arrays) and isinstance(value, list):
+            items = [_ordered(each, shape.item(index)) for index, each in enumerate(value)]
+            return sorted(items, key=text) if shape.is_unique else items
+        if isinstance(shape, Objects) and isinstance(value, dict):
+            return {name: _ordered(each, shape.about(name)) for name, each in value.items()}
+    return value
 
 
 def written(schema: Any) -> str:

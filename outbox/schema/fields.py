@@ -34,24 +34,27 @@ def fields(document: Any) -> list[Field]:
     return list(_fields((Part(document, document),), (), frozenset()))
 
 
-def _fields(parts: Parts, path: tuple[str, ...], open_: frozenset[str]) -> Iterator[Field]:
-    written = text([part.schema for part in parts])
-    if written in open_:  # it contains itself, and is above already
-        return
-    open_ |= {written}
+def _fields(parts: Parts, path: tuple[str, ...], open_: frozenset[Any]) -> Iterator[Field]:
     for shape in shapes(parts):
         if isinstance(shape, Objects):
-            for name in shape.known:
-                own = shape.about(name)
-                yield _field((*path, name), own, is_required=name in shape.required)
-                yield from _fields(own, (*path, name), open_)
-            if any(part.schema not in (True, False) for part in shape.rest):
-                yield from _fields(shape.rest, (*path, EACH), open_)
+            own = tuple(id(shape.about(name)[0].schema) for name in shape.known)
+            if own and own in open_:  # it contains itself, and is above already
+                continue
+            yield from _properties(shape, path, open_ | {own})
         elif isinstance(shape, Arrays):
             for index in range(shape.prefix_length):
                 yield from _fields(shape.item(index), (*path, str(index)), open_)
             if shape.item(shape.prefix_length):
                 yield from _fields(shape.item(shape.prefix_length), (*path, EACH), open_)
+
+
+def _properties(shape: Objects, path: tuple[str, ...], open_: frozenset[Any]) -> Iterator[Field]:
+    for name in shape.known:
+        own = shape.about(name)
+        yield _field((*path, name), own, is_required=name in shape.required)
+        yield from _fields(own, (*path, name), open_)
+    if any(not isinstance(part.schema, bool) for part in shape.rest):
+        yield from _fields(shape.rest, (*path, EACH), open_)
 
 
 def _field(path: tuple[str, ...], parts: Parts, *, is_required: bool) -> Field:
@@ -60,10 +63,18 @@ def _field(path: tuple[str, ...], parts: Parts, *, is_required: bool) -> Field:
         if isinstance(part.schema, dict):
             said |= part.schema
     default = text(said["default"]) if "default" in said else None
-    marked = any(PERSONAL in text(part.schema) for part in parts)
+    marked = PERSONAL in said or any(_is_marked(part.schema) for part in parts)
     return Field(
         ".".join(path), _type(parts), is_required, default, marked, said.get("description")
     )
+
+
+def _is_marked(schema: Any) -> bool:
+    """Tell whether an alternative of a field is marked, as in `Annotated[str, Personal] | None`."""
+    if not isinstance(schema, dict):
+        return False
+    alternatives = [*schema.get("anyOf", ()), *schema.get("oneOf", ())]
+    return any(isinstance(each, dict) and PERSONAL in each for each in alternatives)
 
 
 def _type(parts: Parts) -> str:

@@ -24,10 +24,11 @@ from pydantic import BaseModel, Field
 import outbox
 
 @outbox.event("pages.order.placed", key="order_id", owner={HOSTILE!r}, examples=[
-    {{"order_id": 1, "name": "</pre><img src=https://elsewhere/x>"}},
+    {{"order_id": 1, "name": "</pre><img src=https://elsewhere/x>", "tags": ["z", "x", "y"]}},
 ])
 class Placed(BaseModel):
     order_id: int
+    tags: set[str] = {{"c", "a", "b"}}
     name: Annotated[str, outbox.Personal, Field(description={HOSTILE!r})] = {HOSTILE!r}
 
 @outbox.event("pages.order.placed", version=2, key="order_id", description={HOSTILE!r})

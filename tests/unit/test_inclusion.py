@@ -212,15 +212,17 @@ def test_pointers_lead_into_both_documents() -> None:
     )
 
 
-@settings(
-    max_examples=40,
+FEW = settings(
+    max_examples=12,
     deadline=None,
     suppress_health_check=list(HealthCheck),
     database=None,
     phases=[Phase.generate],
 )
-@given(st.data())
-def test_where_no_gap_is_found_every_instance_is_valid(data: st.DataObject) -> None:
+
+
+def hold(data: st.DataObject) -> None:
+    """Draw two schemas and hold what is said of them to JSON Schema's own semantics."""
     first = data.draw(documents())
     second = data.draw(changed(first))
     assume(first != second and is_schema(first) and is_schema(second))
@@ -232,3 +234,19 @@ def test_where_no_gap_is_found_every_instance_is_valid(data: st.DataObject) -> N
     except (InvalidArgument, Unsatisfiable):  # there is none
         return
     assert is_second(instance) or not is_first(instance)
+
+
+@FEW
+@given(st.data())
+def test_where_no_gap_is_found_every_instance_is_valid(data: st.DataObject) -> None:
+    hold(data)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1_200)
+@settings(FEW, max_examples=600)
+@given(st.data())
+def test_where_no_gap_is_found_every_instance_of_many_schemas_is_valid(
+    data: st.DataObject,
+) -> None:
+    hold(data)

@@ -1,0 +1,282 @@
+"""What a change of an event's class breaks, by a table and by generated schemas."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from datetime import date, datetime
+from typing import Annotated, Any, Literal
+
+import pytest
+from hypothesis import HealthCheck, Phase, assume, find, given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, create_model
+
+from outbox.schema.compatibility import as_written, compare
+from outbox.schema.finding import Finding, Mode
+from tests.schemas import POOL, changed, documents, instances, is_schema, is_valid, validity
+
+B, F = Mode.BACKWARD, Mode.FORWARD
+
+
+class Color(enum.Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+class MoreColor(enum.Enum):
+    RED = "red"
+    BLUE = "blue"
+    GREEN = "green"
+
+
+class Line(BaseModel):
+    sku: str
+
+
+class LineWithCount(BaseModel):
+    sku: str
+    count: int
+
+
+class LineWithNote(BaseModel):
+    sku: str
+    note: str = ""
+
+
+class Card(BaseModel):
+    kind: Literal["card"]
+    number: str
+
+
+class Cash(BaseModel):
+    kind: Literal["cash"]
+
+
+class Voucher(BaseModel):
+    kind: Literal["voucher"]
+
+
+make: Any = create_model  # its types know no fields by name
+
+
+def one(cls: Any, default: Any = ..., **more: Any) -> Any:
+    """A class with one field, `a`, and what else is given."""
+    fields: dict[str, Any] = {
+        name: each if isinstance(each, tuple) else (each, ...) for name, each in more.items()
+    }
+    return make("Event", a=(cls, default), **fields)
+
+
+def strict(**fields: Any) -> Any:
+    typed: dict[str, Any] = {name: (cls, ...) for name, cls in fields.items()}
+    return make("Event", __config__=ConfigDict(extra="forbid"), **typed)
+
+
+def schema(cls: Any) -> Any:
+    return TypeAdapter(cls).json_schema(mode="serialization")
+
+
+Short = Annotated[str, Field(max_length=3)]
+Union = Annotated[Card | Cash, Field(discriminator="kind")]
+WiderUnion = Annotated[Card | Cash | Voucher, Field(discriminator="kind")]
+
+COMPATIBLE: list[tuple[Any, Any]] = [
+    (one(int), one(int, b=(str, ""))),
+    (one(int, b=(str, "")), one(int)),
+    (one(int, b=(list[str], [])), one(int)),
+    (one(int), one(Annotated[int, Field(description="New words.", title="T")])),
+    (one(Color), one(Literal["blue", "red"])),
+    (one(str | None, None), one(str | None, None, b=(int | None, None))),
+    (one(list[Line]), one(list[LineWithNote])),
+    (one(Union), one(Annotated[Cash | Card, Field(discriminator="kind")])),
+]
+
+BREAKING: list[tuple[Any, Any, list[tuple[str, str, tuple[Mode, ...]]]]] = [
+    (one(int, b=str), one(int), [("/b", "removed", (F,))]),
+    (one(int), one(int, b=str), [("/b", "newly required", (B,))]),
+    (one(int, 1), one(int), [("/a", "newly required", (B,))]),
+    (one(int), one(int, 1), [("/a", "no longer required", (F,))]),
+    (one(int, b=str), one(int, c=str), [("/b", "renamed", (B, F))]),
+    (one(int), one(str), [("/a", "type changed", (B, F))]),
+    (one(float), one(int), [("/a", "type changed", (B,))]),
+    (one(int), one(float), [("/a", "type changed", (F,))]),
+    (one(int | None), one(int), [("/a", "type changed", (B,))]),
+    (one(int), one(int | None), [("/a", "type changed", (F,))]),
+    (one(MoreColor), one(Color), [("/a", "values removed", (B,))]),
+    (one(Color), one(MoreColor), [("/a", "values added", (F,))]),
+    (one(str), one(Color), [("/a", "narrowed", (B,))]),
+    (one(Color), one(str), [("/a", "widened", (F,))]),
+    (one(str), one(Short), [("/a", "narrowed", (B,))]),
+    (one(Short), one(str), [("/a", "widened", (F,))]),
+    (
+        one(Annotated[int, Field(ge=0, le=9)]),
+        one(Annotated[int, Field(ge=0, lt=9)]),
+        [("/a", "narrowed", (B,))],
+    ),
+    (one(str), one(Annotated[str, Field(pattern="^a")]), [("/a", "pattern changed", (B,))]),
+    (one(str), one(date), [("/a", "format changed", (B,))]),
+    (one(list[int]), one(list[str]), [("/a/*", "type changed", (B, F))]),
+    (one(list[int]), one(set[int]), [("/a", "narrowed", (B,))]),
+    (one(dict[str, int]), one(dict[str, str]), [("/a/*", "type changed", (B, F))]),
+    (one(list[Line]), one(list[LineWithCount]), [("/a/*/count", "newly required", (B,))]),
+    (one(tuple[int, str]), one(tuple[int, int]), [("/a/1", "type changed", (B, F))]),
+    (one(Union), one(WiderUnion), [("/a/kind", "values added", (F,))]),
+    (one(WiderUnion), one(Union), [("/a/kind", "values removed", (B,))]),
+    (
+        strict(a=int),
+        strict(a=int, b=str),
+        [("/b", "newly required", (B,)), ("/b", "not allowed", (F,))],
+    ),
+    (
+        strict(a=int, b=str),
+        strict(a=int),
+        [("/b", "not allowed", (B,)), ("/b", "removed", (F,))],
+    ),
+    (one(int), strict(a=int), []),
+]
+
+
+@pytest.mark.parametrize(("old", "new"), COMPATIBLE)
+def test_what_breaks_nobody_has_no_finding(old: Any, new: Any) -> None:
+    assert compare(schema(old), schema(new)) == []
+
+
+@pytest.mark.parametrize(("old", "new", "expected"), BREAKING)
+def test_what_breaks_is_named_with_whom_it_breaks(old: Any, new: Any, expected: Any) -> None:
+    found = compare(schema(old), schema(new))
+    assert [(each.field, each.kind, each.breaks) for each in found] == expected
+    assert all(each.is_certain and each.says and each.advice for each in found)
+    broken = {mode for each in found for mode in each.breaks}
+    for mode, writer, reader in ((B, schema(old), schema(new)), (F, schema(new), schema(old))):
+        assert (compare(schema(old), schema(new), mode) != []) is (mode in broken)
+        if mode in broken and "renamed" not in {each.kind for each in found}:
+            assert witness(as_written(writer), reader) is not None
+
+
+def witness(writer: Any, reader: Any) -> Any:
+    return find(
+        instances(writer),
+        lambda instance: is_valid(instance, writer) and not is_valid(instance, reader),
+        settings=settings(
+            max_examples=2_000, derandomize=True, database=None, phases=[Phase.generate]
+        ),
+    )
+
+
+def test_a_renamed_field_is_lost_though_everything_is_valid() -> None:
+    old, new = one(int, b=(str, "")), one(int, c=(str, ""))
+    (found,) = compare(schema(old), schema(new))
+    assert (found.field, found.kind, found.breaks) == ("/b", "renamed", (B, F))
+    stored = old(a=1, b="kept").model_dump_json()
+    assert is_valid({"a": 1, "b": "kept"}, schema(new))
+    assert new.model_validate_json(stored).c == ""
+
+
+def test_two_fields_that_go_for_one_that_comes_are_no_renaming() -> None:
+    old, new = one(int, b=(str, ""), c=(str, "")), one(int, d=(str, ""))
+    assert compare(schema(old), schema(new)) == []
+
+
+def test_a_changed_default_is_another_meaning_of_events_that_lack_the_field() -> None:
+    old, new = one(str, "EUR"), one(str, "USD")
+    (found,) = compare(schema(old), schema(new))
+    assert (found.field, found.kind, found.breaks) == ("/a", "default changed", (B, F))
+    assert found.says == 'meant "EUR" where it is absent and means "USD"'
+    assert compare(schema(one(int, 1)), schema(one(float, 1.0)), B) == []
+
+
+def test_a_changed_default_is_found_in_nested_classes_and_in_unions() -> None:
+    old = create_model("Line", sku=(str, "x"))
+    new = create_model("Line", sku=(str, "y"))
+    for wrap in ("list[{}]", "{} | None", "dict[str, {}]"):
+        kinds = [eval(wrap.format("cls"), {"cls": cls}) for cls in (old, new)]  # noqa: S307  # types
+        found = compare(*[schema(one(kind)) for kind in kinds])
+        assert [each.kind for each in found] == ["default changed"]
+
+
+def test_another_key_is_another_order() -> None:
+    (found,) = compare({"x-key": "a"}, {"x-key": "b"})
+    assert (found.kind, found.breaks) == ("key changed", (B, F))
+    assert compare({"x-key": "a"}, {"x-key": "a", "x-owner": "b"}) == []
+
+
+def test_what_is_not_understood_breaks_and_says_so() -> None:
+    (found,) = compare({"type": "object"}, {"type": "object", "not": {"required": ["a"]}})
+    assert (found.kind, found.breaks, found.is_certain) == ("cannot tell", (B,), False)
+
+
+def test_a_class_that_takes_any_field_may_have_written_it() -> None:
+    old = create_model("Event", __config__=ConfigDict(extra="allow"), a=(int, ...))
+    assert [each.field for each in compare(schema(old), schema(one(int, b=(str, ""))), B)] == ["/b"]
+
+
+def test_a_class_that_contains_itself_is_compared() -> None:
+    class Node(BaseModel):
+        name: str
+        below: list[Node] = []
+
+    class Changed(BaseModel):
+        name: int
+        below: list[Changed] = []
+
+    same = create_model("Node", __base__=Node, note=(str, ""))
+    assert compare(schema(Node), schema(Node)) == []
+    assert "/name" in [each.field for each in compare(schema(Node), schema(Changed))]
+    assert compare(schema(Node), schema(same)) == []
+
+
+def test_a_schema_of_several_parts_for_one_object_is_not_closed() -> None:
+    part = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    whole = {"allOf": [part, {"properties": {"b": {"type": "integer"}}}]}
+    assert as_written(whole) == whole
+    assert as_written(part) == part | {"additionalProperties": False}
+    assert compare(whole, {"type": "object", "properties": {"b": {"type": "string"}}}, B)
+
+
+@pytest.mark.parametrize("broken", [5, {"type": "text"}, {"properties": 5}, {"enum": 5}])
+def test_what_is_no_schema_is_told(broken: Any) -> None:
+    with pytest.raises(ValueError, match="no JSON Schema"):
+        compare(broken, {"type": "object"})
+
+
+def test_a_schema_that_is_too_deep_is_told() -> None:
+    deep: Any = {"type": "integer"}
+    for _ in range(2_000):
+        deep = {"type": "array", "items": deep}
+    with pytest.raises(ValueError, match="too deep"):
+        compare(deep, deep | {"minItems": 1})
+
+
+def test_findings_say_the_same_of_both_directions_once() -> None:
+    (found,) = compare(schema(one(int)), schema(one(datetime)))
+    assert found == Finding(
+        "/a",
+        "type changed",
+        "was integer and is string date-time",
+        "leave it, and add a field with a default beside it",
+        (B, F),
+        old_pointer="/properties/a",
+        new_pointer="/properties/a",
+    )
+    assert dataclasses.replace(found, breaks=(B,)) in compare(
+        schema(one(int)), schema(one(datetime)), B
+    )
+
+
+@settings(
+    max_examples=12,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    database=None,
+    phases=[Phase.generate],
+)
+@given(st.data())
+def test_what_is_compatible_is_valid_as_it_is_written(data: st.DataObject) -> None:
+    old = data.draw(documents())
+    new = data.draw(changed(old))
+    assume(old != new and is_schema(old) and is_schema(new))
+    for mode, writer, reader in ((B, old, new), (F, new, old)):
+        if not compare(old, new, mode):
+            is_written, is_read = validity(as_written(writer)), validity(reader)
+            assert not [each for each in POOL if is_written(each) and not is_read(each)]

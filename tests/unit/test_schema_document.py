@@ -1,0 +1,141 @@
+"""The JSON Schema of an event as it is written down, and its fields as people read them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from decimal import Decimal
+from typing import Annotated, Any
+
+import jsonschema
+import pytest
+from pydantic import BaseModel, Field
+from pydantic_core import core_schema
+
+import outbox
+from outbox.errors import EventDefinitionError
+from outbox.event import catalogue
+from outbox.schema.document import document, file_name, written
+from outbox.schema.fields import fields
+
+
+class Line(BaseModel):
+    sku: str = Field(description="What is sold.")
+    count: int = 1
+
+
+class Puzzle:
+    """What pydantic reads, and JSON Schema does not know."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> core_schema.CoreSchema:
+        return core_schema.is_instance_schema(int)
+
+
+class Tree(BaseModel):
+    name: str
+    below: list[Tree] = []
+
+
+@outbox.event(
+    "document.placed",
+    version=3,
+    key="order_id",
+    owner="team-a",
+    examples=[{"id": "o-1", "name": "Ada", "total": "1.50"}],
+)
+class Placed(BaseModel):
+    """An order was placed.
+
+    More of it.
+    """
+
+    order_id: str = Field(alias="id")
+    name: Annotated[str, outbox.Personal]
+    friend: Annotated[str | None, outbox.Personal(subject="name")] = None
+    lines: list[Line] = []
+    total: Decimal
+    by_kind: dict[str, Line] = {}
+    pair: tuple[int, str] = (1, "x")
+    tree: Tree | None = None
+    tags: frozenset[str] = frozenset({"b", "a", "c"})
+
+
+def test_a_document_says_what_is_known_of_the_type() -> None:
+    found = document(catalogue.of(Placed), "https://example.com/schemas/")
+    assert {name: found[name] for name in list(found)[:8]} == {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": "https://example.com/schemas/document.placed.v3.json",
+        "title": "Placed",
+        "description": "An order was placed.",
+        "x-type": "document.placed",
+        "x-version": 3,
+        "x-owner": "team-a",
+        "x-key": "id",
+    }
+    assert document(catalogue.of(Placed))["$id"] == file_name("document.placed", 3)
+    assert found["properties"]["name"]["x-personal"] == "id"
+    assert found["properties"]["friend"]["x-personal"] == "name"
+    assert found["required"] == ["id", "name", "total"]
+    assert found["properties"]["tags"]["default"] == ["a", "b", "c"]
+
+
+def test_what_is_emitted_and_the_examples_are_valid_under_the_document() -> None:
+    event_type = catalogue.of(Placed)
+    found = document(event_type)
+    jsonschema.Draft202012Validator.check_schema(found)
+    validator = jsonschema.Draft202012Validator(found)
+    for example in event_type.examples:
+        validator.validate(example)
+    assert found["examples"][0]["tags"] == ["a", "b", "c"]
+
+
+def test_a_document_is_the_same_text_in_every_process() -> None:
+    code = (
+        "from tests.unit.test_schema_document import *;"
+        "print(written(document(catalogue.of(Placed))), end='')"
+    )
+    for seed in ("1", "2"):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env={"PYTHONHASHSEED": seed, "PYTHONPATH": "."},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout == written(document(catalogue.of(Placed)))
+
+
+def test_the_fields_of_a_document_are_listed_nested_ones_included() -> None:
+    found = {each.name: each for each in fields(document(catalogue.of(Placed)))}
+    assert list(found) == [
+        "id",
+        "name",
+        "friend",
+        "lines",
+        "lines.*.sku",
+        "lines.*.count",
+        "total",
+        "by_kind",
+        "by_kind.*.sku",
+        "by_kind.*.count",
+        "pair",
+        "tree",
+        "tree.name",
+        "tree.below",
+        "tags",
+    ]
+    assert found["lines"].type == "array of object"
+    assert found["lines.*.sku"].description == "What is sold."
+    assert found["lines.*.count"].default == "1"
+    assert found["friend"].type == "string or null"
+    assert [each.name for each in found.values() if each.is_personal] == ["name", "friend"]
+    assert not found["friend"].is_required
+
+
+def test_a_field_that_json_schema_cannot_describe_is_an_error_at_import() -> None:
+    with pytest.raises(EventDefinitionError, match="JSON Schema cannot describe"):
+
+        @outbox.event("document.odd")
+        class Odd(BaseModel):
+            what: Annotated[str, Puzzle]
