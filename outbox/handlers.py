@@ -84,6 +84,13 @@ class Handlers:
         """The event types that have a handler, by name."""
         return sorted(self._by_type)
 
+    def takes(self, name: str, version: int) -> bool:
+        """Tell whether an event of a version has a handler, or can be lifted to one that has."""
+        if any(handler.event_type is None for handler in self._by_type.get(name, ())):
+            return True
+        versions = self._versions.get(name, set())
+        return version in versions or bool(_lifting(name, version, versions)[1])
+
     def __contains__(self, event_type: object) -> bool:
         return event_type in self._by_type
 

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from outbox.cli import (
+    asyncapi,
     audit,
     bench,
     consume,
@@ -50,6 +51,8 @@ app.command("retention")(retention.retention)
 app.add_typer(routes.app, name="routes")
 app.command("forget")(personal.forget)
 app.add_typer(personal.app, name="personal")
+schema.app.command("asyncapi")(asyncapi.asyncapi)
+schema.app.command("docs")(asyncapi.docs)
 app.add_typer(schema.app, name="schema")
 app.add_typer(registry.app, name="registry")
 audit.app.command("timeline")(timeline.timeline)

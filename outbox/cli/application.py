@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from outbox.cli.errors import CommandLineError
+from outbox.consumer import Consumer
 from outbox.errors import EventDefinitionError
 from outbox.event import catalogue
 from outbox.upcasters import check_declarations
@@ -41,6 +42,26 @@ def load_module(name: str) -> ModuleType:
             " shows where)"
         )
         raise CommandLineError(msg) from exc
+
+
+def consumers_in(modules: list[str]) -> list[Consumer]:
+    """Return the consumers in imported modules and in what was imported of the packages they are.
+
+    Raises `CommandLineError` where the classes and upcasters of one cannot work.
+    """
+    inside = tuple(f"{name}." for name in modules)
+    found: dict[int, Consumer] = {}
+    for name, module in sorted(sys.modules.items()):
+        if name in modules or name.startswith(inside):
+            found |= {
+                id(each): each for each in vars(module).values() if isinstance(each, Consumer)
+            }
+    try:
+        for each in found.values():
+            each.handlers.check()
+    except EventDefinitionError as exc:
+        raise CommandLineError(str(exc)) from exc
+    return sorted(found.values(), key=lambda each: each.name)
 
 
 def load_catalogue(modules: list[str]) -> list[EventType]:

@@ -42,9 +42,22 @@ def line(envelope: Envelope) -> str:
     return "  ".join(visible("-" if cell is None else cell) for cell in cells(envelope))
 
 
+def redacted(data: bytes) -> bytes:
+    """Return data without its personal values."""
+    return without_tokens(data, SHOWN)
+
+
 def text_of(data: bytes) -> str:
     """Return data as text; bytes that are none are written out, and personal values are not."""
-    return without_tokens(data, SHOWN).decode(errors="backslashreplace")
+    return redacted(data).decode(errors="backslashreplace")
+
+
+def laid_out(data: bytes) -> str:
+    """Return the same on several lines where it is JSON."""
+    try:
+        return orjson.dumps(orjson.loads(redacted(data)), option=orjson.OPT_INDENT_2).decode()
+    except orjson.JSONDecodeError:
+        return text_of(data)
 
 
 def fields(envelope: Envelope) -> list[tuple[str, object]]:
@@ -73,10 +86,5 @@ def fields(envelope: Envelope) -> list[tuple[str, object]]:
 def show_data(output: Output, data: bytes) -> None:
     """Print data below the fields, laid out where it is JSON, without its personal values."""
     output.line()
-    try:
-        shown = orjson.loads(without_tokens(data, SHOWN))
-        text = orjson.dumps(shown, option=orjson.OPT_INDENT_2).decode()
-    except orjson.JSONDecodeError:
-        text = text_of(data)
-    for part in text.splitlines():
+    for part in laid_out(data).splitlines():
         output.line(part)

@@ -38,7 +38,7 @@ class Invocation:
     @cached_property
     def settings(self) -> Settings:
         """The settings; raises `CommandLineError` where they are missing or wrong."""
-        if self._has_none():
+        if not self.has_settings:
             msg = (
                 'there are no settings: set OUTBOX_DATABASE_URL, or write database_url = "…" into'
                 f" {DEFAULT_FILE} here or into a file that --config names"
@@ -50,6 +50,15 @@ class Invocation:
             raise CommandLineError(str(exc)) from exc
         _check_driver(settings.url)
         return settings
+
+    @property
+    def has_settings(self) -> bool:
+        """Whether anything says what the settings are."""
+        return (
+            self.config is not None
+            or bool({"OUTBOX_DATABASE_URL", "OUTBOX_CONFIG"} & os.environ.keys())
+            or DEFAULT_FILE.exists()
+        )
 
     @cached_property
     def engine(self) -> sa.Engine:
@@ -91,13 +100,6 @@ class Invocation:
         if not typer.confirm(question):
             msg = "nothing was changed"
             raise FailedError(msg)
-
-    def _has_none(self) -> bool:
-        return (
-            self.config is None
-            and not {"OUTBOX_DATABASE_URL", "OUTBOX_CONFIG"} & os.environ.keys()
-            and not DEFAULT_FILE.exists()
-        )
 
 
 def of(context: typer.Context) -> Invocation:

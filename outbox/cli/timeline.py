@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +9,7 @@ import typer
 
 from outbox.cli import timeline_rows, timeline_text
 from outbox.cli.errors import CommandLineError, FailedError
+from outbox.cli.files import write_whole
 from outbox.cli.invocation import of
 from outbox.cli.timeline_html import page
 from relay.timeline import timeline as read
@@ -48,19 +48,7 @@ def timeline(
         for line in timeline_rows.csv_lines(found):
             run.output.raw(line)
     elif html is not None:
-        _write(html, page(found))
+        write_whole(html, page(found))
         run.output.line(f"wrote {html}")
     else:
         timeline_text.show(run.output, found)
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file as a whole or not at all."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(path)
-    except OSError as exc:
-        raise FailedError(f"cannot write {path}: {exc.strerror}") from exc
-    finally:
-        draft.unlink(missing_ok=True)

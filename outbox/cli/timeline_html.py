@@ -5,9 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING, Final
 
-import orjson
-
-from outbox.cli.envelopes import text_of
+from outbox.cli.envelopes import laid_out
 from outbox.cli.output import moment, visible
 from outbox.cli.timeline_rows import happenings
 from outbox.cli.timeline_text import STYLES, because, data_of, sentence, summary, when
@@ -134,12 +132,7 @@ def _attributes(story: Story) -> Iterator[str]:
 def _data(story: Story) -> str:
     if not story.event.is_stored:
         return "no longer stored"
-    data = story.event.envelope.data
-    try:
-        text = orjson.dumps(orjson.loads(data), option=orjson.OPT_INDENT_2).decode()
-    except orjson.JSONDecodeError:
-        text = text_of(data)
-    return "\n".join(_text(line) for line in text.split("\n"))
+    return "\n".join(_text(line) for line in laid_out(story.event.envelope.data).split("\n"))
 
 
 def _text(value: object) -> str:

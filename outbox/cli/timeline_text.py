@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from outbox.cli.envelopes import text_of
+from outbox.cli.envelopes import redacted, text_of
 from outbox.cli.output import counted, moment
 from outbox.cli.timeline_rows import Happening, happenings
 from outbox.tracking import Change
@@ -86,7 +86,7 @@ def data_of(story: Story) -> str:
 def _change(data: bytes) -> str | None:
     """Return the words for an event of `outbox.track`; None where it is another one."""
     try:
-        found = orjson.loads(data)
+        found = orjson.loads(redacted(data))
     except orjson.JSONDecodeError:
         return None
     if not isinstance(found, dict) or found.keys() != Change.model_fields.keys():
