@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from outbox.transport import Delivery, Publisher, Subscriber
 
-TIMEOUT: Final = 3.0
+TIMEOUT: Final = 6.0
 """Seconds that a publisher of the suite has for a batch."""
 _PATIENCE: Final = 40.0
 """Seconds after which something that should have arrived never will."""

