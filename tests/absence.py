@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
@@ -12,6 +12,9 @@ from tools.servers import ServerAbsentError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from contextlib import AbstractContextManager
+
+Server = TypeVar("Server")
 
 
 @contextmanager
@@ -23,6 +26,32 @@ def skipped_unless_ci() -> Iterator[None]:
         if os.environ.get("CI") == "true":
             raise
         pytest.skip(str(error))
+
+
+@contextmanager
+def own_server(
+    find: Callable[[], object], start: Callable[[], AbstractContextManager[Server]]
+) -> Iterator[Server]:
+    """Run a server while the block lasts; `find` looks for its programs."""
+    with skipped_unless_ci():
+        find()
+    with start() as server:
+        yield server
+
+
+def shared_server(
+    variable: str,
+    find: Callable[[], object],
+    start: Callable[[], AbstractContextManager[Server]],
+    address: Callable[[Server], str],
+) -> Iterator[str]:
+    """Yield the address of the session's server: the one that the environment names, or our own."""
+    given = os.environ.get(variable)
+    if given:
+        yield given
+        return
+    with own_server(find, start) as server:
+        yield address(server)
 
 
 def whereabouts(name: str, given: str | None, find: Callable[[], object]) -> str:

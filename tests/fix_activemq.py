@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.absence import mark, skipped_unless_ci, whereabouts
+from tests.absence import mark, own_server, shared_server, whereabouts
 from tools.servers import ActiveMqServer, activemq
 from tools.servers.activemq import JARS
 
@@ -31,20 +31,11 @@ def pytest_report_header() -> str:
 @pytest.fixture(scope="session")
 def activemq_server() -> Iterator[str]:
     """The address (host:port) of the session's broker; tests share it, so none may stop it."""
-    given = os.environ.get(VARIABLE)
-    if given:
-        yield given
-        return
-    with skipped_unless_ci():
-        JARS.find()
-    with activemq() as server:
-        yield server.address
+    yield from shared_server(VARIABLE, JARS.find, activemq, lambda server: server.address)
 
 
 @pytest.fixture
 def own_activemq() -> Iterator[ActiveMqServer]:
     """A broker of the test's own, to stop, kill and freeze."""
-    with skipped_unless_ci():
-        JARS.find()
-    with activemq() as server:
+    with own_server(JARS.find, activemq) as server:
         yield server

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from tests.absence import mark, skipped_unless_ci, whereabouts
+from tests.absence import mark, own_server, shared_server, whereabouts
 from tests.waiting import eventually
 from tools.servers import KafkaServer, kafka
 from tools.servers.kafka import JARS
@@ -45,14 +45,7 @@ def pytest_report_header() -> str:
 @pytest.fixture(scope="session")
 def kafka_server() -> Iterator[str]:
     """The address (host:port) of the session's broker; tests share it, so none may stop it."""
-    given = os.environ.get(VARIABLE)
-    if given:
-        yield given
-        return
-    with skipped_unless_ci():
-        JARS.find()
-    with kafka() as server:
-        yield server.bootstrap_servers
+    yield from shared_server(VARIABLE, JARS.find, kafka, lambda server: server.bootstrap_servers)
 
 
 @pytest.fixture
@@ -91,9 +84,7 @@ def kafka_topic(new_topic: TopicFactory) -> str:
 @pytest.fixture
 def own_kafka() -> Iterator[KafkaServer]:
     """A broker of the test's own, to stop, kill and freeze."""
-    with skipped_unless_ci():
-        JARS.find()
-    with kafka() as server:
+    with own_server(JARS.find, kafka) as server:
         yield server
 
 

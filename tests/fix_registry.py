@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.absence import mark, skipped_unless_ci, whereabouts
+from tests.absence import mark, own_server, shared_server, whereabouts
 from tools.servers import RegistryServer, registry
 from tools.servers.registry import JARS
 
@@ -31,20 +31,11 @@ def pytest_report_header() -> str:
 @pytest.fixture(scope="session")
 def registry_url() -> Iterator[str]:
     """The URL of the session's registry; tests share it, so none may stop it."""
-    given = os.environ.get(VARIABLE)
-    if given:
-        yield given
-        return
-    with skipped_unless_ci():
-        JARS.find()
-    with registry() as server:
-        yield server.url
+    yield from shared_server(VARIABLE, JARS.find, registry, lambda server: server.url)
 
 
 @pytest.fixture
 def own_registry() -> Iterator[RegistryServer]:
     """A registry of the test's own, to stop and freeze."""
-    with skipped_unless_ci():
-        JARS.find()
-    with registry() as server:
+    with own_server(JARS.find, registry) as server:
         yield server

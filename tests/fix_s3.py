@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.absence import mark, skipped_unless_ci, whereabouts
+from tests.absence import mark, own_server, shared_server, whereabouts
 from tools.buckets import options_of, plain_client
 from tools.servers import S3Server, s3
 from tools.servers.s3 import JARS
@@ -81,14 +81,7 @@ def pytest_report_header() -> str:
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
     """The URL of the session's server; tests share it, so none may stop it."""
-    given = os.environ.get(VARIABLE)
-    if given:
-        yield given
-        return
-    with skipped_unless_ci():
-        JARS.find()
-    with s3() as server:
-        yield server.url()
+    yield from shared_server(VARIABLE, JARS.find, s3, lambda server: server.url())
 
 
 @pytest.fixture
@@ -100,7 +93,5 @@ def bucket(s3_server: str) -> Bucket:
 @pytest.fixture
 def own_s3() -> Iterator[S3Server]:
     """A server of the test's own, to stop, kill and freeze."""
-    with skipped_unless_ci():
-        JARS.find()
-    with s3() as server:
+    with own_server(JARS.find, s3) as server:
         yield server

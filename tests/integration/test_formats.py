@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 import uuid
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -40,7 +39,7 @@ from outbox.testing import envelope
 from outbox.worker import open_worker
 from relay.daemon import Relay
 from relay.route import Until
-from tests.integration.consuming import Base, Effect, effects
+from tests.integration.consuming import Base, Effect, effects, working
 from tests.waiting import eventually
 from tools.servers.process import free_port
 
@@ -196,15 +195,8 @@ class World:
 
     @contextmanager
     def working(self, consumer: outbox.Consumer) -> Iterator[None]:
-        stop = threading.Event()
-        worker = open_worker(consumer, self.settings())
-        thread = threading.Thread(target=worker.run, args=(stop,))
-        thread.start()
-        try:
+        with working(open_worker(consumer, self.settings())):
             yield
-        finally:
-            stop.set()
-            thread.join()
 
     def consumer(self) -> outbox.Consumer:
         Base.metadata.create_all(self.engine)
