@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from sqlalchemy.orm import InstanceState, Session, object_session
 from sqlalchemy.orm.base import LoaderCallableStatus
 
+from outbox.chunks import in_chunks
 from outbox.emitter import emit
 from outbox.errors import InvalidEventError
 from outbox.event import problems
@@ -176,8 +177,8 @@ def _read_made(session: Session, rows: Collection[Row]) -> dict[Row, Values]:
     found: dict[Row, Values] = {}
     for tracking, some in wanted.items():
         connection = session.connection(bind_arguments={"mapper": tracking.mapper})
-        for start in range(0, len(some), _CHUNK):
-            chunk = {_identity(row): row for row in some[start : start + _CHUNK]}
+        for part in in_chunks(some, _CHUNK):
+            chunk = {_identity(row): row for row in part}
             for identity, values in _read(connection, tracking, list(chunk)).items():
                 row = chunk[identity]
                 found[row] = {name: values[name] for name in row.made()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -113,6 +114,15 @@ class Uuid(sa.types.TypeDecorator[str]):
             # Longer than a UUID, so that the check sees what a session that is not strict cuts.
             return mysql.VARCHAR(40, charset="utf8mb4", collation=collation(dialect))
         return sa.Text()
+
+
+def is_uuid(text: str) -> bool:
+    """Tell whether PostgreSQL can compare an id with a text, instead of failing."""
+    try:
+        uuid.UUID(text)
+    except ValueError:
+        return False
+    return True
 
 
 class JsonObject(sa.types.TypeDecorator[dict[str, Any]]):

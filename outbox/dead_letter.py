@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import sqlalchemy as sa
 
 from outbox import clock
+from outbox.chunks import in_chunks
 from outbox.dialect import MYSQL, insert_unless_there
 from outbox.letter import Failure, Letter, Stage, Status, from_row, to_row
 from outbox.table import outbox_dead_letter as letters
@@ -137,8 +138,8 @@ def _reopen(connection: sa.Connection, stage: str, owner: str, rows: list[dict[s
     """Take resolved letters of these events out, and carry their history over to the new ones."""
     by_event = {(row["source"], row["event_id"]): row for row in rows}
     names = list(by_event)
-    for start in range(0, len(names), CHUNK):
-        bound = {"stage": stage, "owner": owner, "names": names[start : start + CHUNK]}
+    for chunk in in_chunks(names, CHUNK):
+        bound = {"stage": stage, "owner": owner, "names": chunk}
         found = connection.execute(_resolved(), bound).all()
         for _, source, event_id, attempt_count in found:
             by_event[source, event_id]["attempt_count"] += attempt_count
@@ -186,10 +187,8 @@ def blocked_keys(
     asked = list(keys)
     return {
         key
-        for start in range(0, len(asked), CHUNK)
-        for key in connection.scalars(
-            query.where(letters.c.partition_key.in_(asked[start : start + CHUNK]))
-        )
+        for chunk in in_chunks(asked, CHUNK)
+        for key in connection.scalars(query.where(letters.c.partition_key.in_(chunk)))
     }
 
 
@@ -343,7 +342,7 @@ def _update(
 ) -> int:
     found = 0
     ids = None if which.ids is None else list(which.ids)
-    chunks = [ids] if ids is None else [ids[at : at + CHUNK] for at in range(0, len(ids), CHUNK)]
+    chunks = [ids] if ids is None else in_chunks(ids, CHUNK)
     for chunk in chunks:
         where = replace(which, ids=chunk).conditions()
         statement = sa.update(letters).where(*where, *conditions).values(values)

@@ -22,6 +22,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from outbox import clock
+from outbox.chunks import in_chunks
 from outbox.dialect import is_mysql
 from outbox.engine import make_engine
 from outbox.errors import ConfigurationError, DatabaseUnavailableError, InvalidEventError
@@ -165,8 +166,8 @@ class TableKeyStore:
         found: dict[str, bytes] = {}
         try:
             with self._own().connect() as connection:
-                for start in range(0, len(wanted), CHUNK):
-                    query = _FIND.where(table.c.id.in_(wanted[start : start + CHUNK]))
+                for chunk in in_chunks(wanted, CHUNK):
+                    query = _FIND.where(table.c.id.in_(chunk))
                     for row in connection.execute(query):
                         found[row.id] = self._unwrap(row)
         except (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError) as exc:
@@ -207,10 +208,8 @@ class TableKeyStore:
         self, connection: sa.Connection, subjects: Sequence[str], *, is_late: bool = False
     ) -> dict[str, SubjectKey]:
         found: dict[str, SubjectKey] = {}
-        for start in range(0, len(subjects), CHUNK):
-            query = _FIND.where(
-                table.c.subject.in_(subjects[start : start + CHUNK]), table.c.retired == ""
-            )
+        for chunk in in_chunks(subjects, CHUNK):
+            query = _FIND.where(table.c.subject.in_(chunk), table.c.retired == "")
             if is_late and is_mysql(connection.dialect):
                 # Else it would read as of the transaction's first statement.
                 query = query.with_for_update(read=True)

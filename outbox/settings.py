@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 import sqlalchemy as sa
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -186,6 +187,19 @@ class RetentionSettings(BaseModel):
         return any(age is not None for age in (self.events, self.inbox, self.dead_letters))
 
 
+def _is_url(value: SecretStr) -> SecretStr:
+    try:
+        sa.make_url(value.get_secret_value())
+    except ArgumentError:
+        msg = "is no SQLAlchemy URL such as postgresql+psycopg://user@host/database"
+        raise ValueError(msg) from None
+    return value
+
+
+DatabaseUrl = Annotated[SecretStr, AfterValidator(_is_url)]
+"""A SQLAlchemy URL, which may have a password in it."""
+
+
 class PersonalSettings(BaseModel):
     """How personal data in events is encrypted; see `outbox.keys`."""
 
@@ -196,7 +210,7 @@ class PersonalSettings(BaseModel):
     encrypt nor read personal data."""
     former_master_keys: list[SecretStr] = []
     """Those that it followed, until `outbox personal rewrap` has run."""
-    database_url: SecretStr | None = None
+    database_url: DatabaseUrl | None = None
     """Where the keys are, by default with the outbox."""
 
     @model_validator(mode="after")
@@ -219,7 +233,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    database_url: SecretStr
+    database_url: DatabaseUrl
     """SQLAlchemy URL of the database that holds the outbox."""
     source: Annotated[str, Field(min_length=1, max_length=250)] = "/outbox"
     """CloudEvents `source` of events whose producer did not set one."""
@@ -237,16 +251,6 @@ class Settings(BaseModel):
             if name.startswith(RESERVED):
                 msg = f"the name of a route may not begin with {RESERVED!r}, as {name!r} does"
                 raise ValueError(msg)
-        return value
-
-    @field_validator("database_url")
-    @classmethod
-    def _is_url(cls, value: SecretStr) -> SecretStr:
-        try:
-            sa.make_url(value.get_secret_value())
-        except ArgumentError:
-            msg = "is no SQLAlchemy URL such as postgresql+psycopg://user@host/database"
-            raise ValueError(msg) from None
         return value
 
     @property

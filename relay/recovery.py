@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import sqlalchemy as sa
 
+from outbox.chunks import in_chunks
 from outbox.codec import ROW_COLUMNS, from_row
 from outbox.dead_letter import Failure
 from outbox.table import outbox_event
@@ -68,8 +69,8 @@ def _failures(engine: sa.Engine, aside: Sequence[Aside], source: str) -> list[Fa
         sa.func.coalesce(column, source) if column.name == "source" else column
         for column in (outbox_event.c[name] for name in ROW_COLUMNS)
     ]
-    for start in range(0, len(numbers), _CHUNK):
-        query = sa.select(*columns).where(outbox_event.c.seq.in_(numbers[start : start + _CHUNK]))
+    for chunk in in_chunks(numbers, _CHUNK):
+        query = sa.select(*columns).where(outbox_event.c.seq.in_(chunk))
         with transaction(engine) as connection:
             found |= {row.seq: from_row(*row) for row in connection.execute(query)}
     return [

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import sqlalchemy as sa
 
+from outbox.chunks import in_chunks
 from outbox.letter import from_row
 from outbox.table import outbox_dead_letter, outbox_inbox
 from relay.database import transaction
@@ -24,7 +25,7 @@ from relay.timeline_events import Event, Log
 from relay.timeline_routes import Passage, passages
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from datetime import datetime
 
     from outbox.letter import Letter
@@ -163,7 +164,7 @@ def _handlings(
     found: dict[Name, list[tuple[str, datetime]]] = defaultdict(list)
     # By each consumer in turn, because the inbox has no index that begins with the event.
     for (consumer,) in _distinct(connection, [columns.consumer]):
-        for chunk in _chunks(names):
+        for chunk in in_chunks(sorted(names), CHUNK):
             query = (
                 sa.select(columns.source, columns.event_id, columns.processed_at)
                 .where(columns.consumer == consumer)
@@ -180,7 +181,7 @@ def _letters(connection: sa.Connection, names: set[Name]) -> dict[Name, list[Let
     columns = outbox_dead_letter.c
     found: dict[Name, list[Letter]] = defaultdict(list)
     for stage, owner in _distinct(connection, [columns.stage, columns.owner]):
-        for chunk in _chunks(names):
+        for chunk in in_chunks(sorted(names), CHUNK):
             query = (
                 sa.select(outbox_dead_letter)
                 .where(columns.stage == stage, columns.owner == owner)
@@ -214,9 +215,3 @@ def _above(columns: Sequence[sa.Column[str]], values: Sequence[str]) -> sa.Colum
     if not others:
         return column > value
     return (column >= value) & ((column > value) | _above(others, rest))
-
-
-def _chunks(names: Iterable[Any]) -> Iterator[list[Any]]:
-    ordered = sorted(names)
-    for start in range(0, len(ordered), CHUNK):
-        yield ordered[start : start + CHUNK]

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
+from outbox.chunks import in_chunks
 from outbox.codec import ROW_COLUMNS, from_row
+from outbox.columns import is_uuid
 from outbox.dialect import is_mysql
 from outbox.envelope import Envelope
 from outbox.table import outbox_audit, outbox_checkpoint, outbox_event
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Collection, Sequence
     from datetime import datetime
 
     from outbox.settings import Settings
@@ -89,7 +90,7 @@ class Log:
     def caused_by(self, causes: Sequence[Event], limit: int) -> list[Event]:
         """Return the first events that any of these caused, in the order of their numbers."""
         found: dict[Event, None] = {}
-        for chunk in _chunks(causes):
+        for chunk in in_chunks(causes, CHUNK):
             ids = [cause.id for cause in chunk]
             positions = [cause.position or 0 for cause in chunk]
             after = min(cause.sequence for cause in chunk)
@@ -104,10 +105,10 @@ class Log:
     def with_ids(self, ids: Collection[str]) -> list[Event]:
         """Return events by their ids; ids are unique only within their source."""
         found: list[Event] = []
-        for chunk in _chunks(sorted(ids)):
+        for chunk in in_chunks(sorted(ids), CHUNK):
             known = chunk
             if self._connection.dialect.name == "postgresql":
-                known = [each for each in chunk if _is_uuid(each)]
+                known = [each for each in chunk if is_uuid(each)]
             found += self._find(
                 outbox_event.c.id.in_(known), outbox_audit.c.event_id.in_(chunk), limit=CHUNK
             )
@@ -126,7 +127,7 @@ class Log:
         number = outbox_event.c.seq
         rows = self._stored(stored & (number > self._low), limit, is_newest=is_newest)
         known = {row.seq for row in rows}
-        for chunk in _chunks([each for each in trail if each and each not in known]):
+        for chunk in in_chunks([each for each in trail if each and each not in known], CHUNK):
             rows += self._stored(number.in_(chunk), len(chunk), is_newest=False)
         events = [_stored_event(row, trail.pop(row.seq, None)) for row in rows]
         events += [_trailed_event(row) for row in trail.values()]
@@ -187,16 +188,3 @@ def _causation(connection: sa.Connection) -> sa.ColumnElement[str]:
         return sa.func.jsonb_extract_path_text(headers, "causationid", type_=sa.Text)
     found = sa.func.json_extract(headers, "$.causationid", type_=sa.Text)
     return sa.func.json_unquote(found, type_=sa.Text) if is_mysql(connection.dialect) else found
-
-
-def _is_uuid(text: str) -> bool:
-    try:
-        uuid.UUID(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _chunks(values: Sequence[Any]) -> Iterator[list[Any]]:
-    for start in range(0, len(values), CHUNK):
-        yield list(values[start : start + CHUNK])

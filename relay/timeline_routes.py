@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import sqlalchemy as sa
 
+from outbox.chunks import in_chunks
 from outbox.errors import OutboxError
 from outbox.rows import Rows
 from outbox.table import outbox_checkpoint, outbox_event
@@ -133,9 +134,9 @@ def _settled(
         return set()
     numbers = [event.sequence for event in events if event.is_stored]
     found: set[int] = set()
-    for start in range(0, len(numbers), CHUNK):
+    for chunk in in_chunks(numbers, CHUNK):
         query = sa.select(outbox_event.c.seq).where(
-            outbox_event.c.seq.in_(numbers[start : start + CHUNK]), *is_delivered(told)
+            outbox_event.c.seq.in_(chunk), *is_delivered(told)
         )
         found |= set(connection.scalars(query))
     return found

@@ -183,6 +183,11 @@ def as_document(letter: Letter) -> dict[str, Any]:
         message = None
     else:
         event, message = None, {"topic": content.topic, "data": envelopes.text_of(content.data)}
+    return {**facts_of(letter), "event": event, "message": message}
+
+
+def facts_of(letter: Letter) -> dict[str, Any]:
+    """Return for JSON what became of a letter, without what is in it."""
     return {
         "id": letter.id,
         "stage": letter.stage,
@@ -195,8 +200,6 @@ def as_document(letter: Letter) -> dict[str, Any]:
         "resolved_at": letter.resolved_at and time_text(letter.resolved_at),
         "note": letter.note,
         "place": letter.place,
-        "event": event,
-        "message": message,
     }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import uuid
 from datetime import datetime
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated, Final
@@ -17,6 +16,7 @@ from outbox.cli.invocation import of, require_command
 from outbox.cli.output import json_text
 from outbox.cli.times import parse_since
 from outbox.codec import from_row, to_json
+from outbox.columns import is_uuid
 from outbox.selection import Selection
 from outbox.table import outbox_event
 from relay.capture import open_capture
@@ -136,17 +136,9 @@ def _identity(connection: sa.Connection, which: str) -> sa.ColumnElement[bool]:
     """Take digits for a sequence; never compare what the column's type could not hold."""
     if which.isascii() and which.isdigit() and int(which) <= MAX_SEQ:
         return outbox_event.c.seq == int(which)
-    if connection.dialect.name == "postgresql" and not _is_uuid(which):
+    if connection.dialect.name == "postgresql" and not is_uuid(which):
         return sa.false()
     return outbox_event.c.id == which
-
-
-def _is_uuid(text: str) -> bool:
-    try:
-        uuid.UUID(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _committing(engine: sa.Engine) -> Iterator[Envelope]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import sqlalchemy as sa
 import typer
 
+from outbox.chunks import in_chunks
 from outbox.cli.errors import CommandLineError, FailedError
 from outbox.dead_letter import CHUNK, Filter, Stage, Status
 from outbox.table import outbox_dead_letter as letters
@@ -121,8 +122,7 @@ def wait_for(run: Invocation, ids: Sequence[int], seconds: float) -> dict[int, t
 def _statuses(
     connection: sa.Connection, ids: Sequence[int]
 ) -> Iterator[tuple[int, tuple[Status, str]]]:
-    for start in range(0, len(ids), CHUNK):
-        query = sa.select(letters.c.id, letters.c.status, letters.c.reason)
-        chunk = ids[start : start + CHUNK]
+    query = sa.select(letters.c.id, letters.c.status, letters.c.reason)
+    for chunk in in_chunks(ids, CHUNK):
         for number, status, reason in connection.execute(query.where(letters.c.id.in_(chunk))):
             yield number, (status, reason)

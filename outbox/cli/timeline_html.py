@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from outbox.cli.envelopes import laid_out
 from outbox.cli.output import moment, visible
 from outbox.cli.timeline_rows import happenings
-from outbox.cli.timeline_text import STYLES, because, data_of, sentence, summary, when
+from outbox.cli.timeline_text import STYLES, data_of, headline, sentence, summary, when
 from outbox.codec import time_text
 
 if TYPE_CHECKING:
@@ -94,16 +94,10 @@ def _article(story: Story) -> Iterator[str]:
 
 
 def _headline(story: Story) -> str:
-    envelope = story.event.envelope
-    parts = [f"{_text(envelope.type)} v{envelope.version}"]
-    if story.depth and envelope.partition_key is not None:
-        parts.append(f"of {_text(envelope.partition_key)}")
-    if envelope.actor is not None:
-        parts.append(f'<span class="who">by {_text(envelope.actor)}</span>')
-    cause = because(story)
-    if cause:
-        parts.append(f'<span class="why">{_text(cause)}</span>')
-    return " ".join(parts)
+    return " ".join(
+        _text(text) if kind == "what" else f'<span class="{kind}">{_text(text)}</span>'
+        for kind, text in headline(story)
+    )
 
 
 def _happening(happening: Happening) -> str:

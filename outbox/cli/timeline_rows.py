@@ -7,6 +7,7 @@ import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from outbox.cli.dead_letters import facts_of
 from outbox.cli.output import visible
 from outbox.codec import time_text, to_json
 
@@ -129,7 +130,7 @@ def _event(story: Story) -> dict[str, Any]:
             {"consumer": each.consumer, "processed_at": _text(each.processed_at)}
             for each in story.handlings
         ],
-        "dead_letters": [_letter(letter) for letter in story.letters],
+        "dead_letters": [facts_of(letter) for letter in story.letters],
     }
 
 
@@ -141,22 +142,6 @@ def _cause(story: Story) -> dict[str, Any] | None:
         "id": story.cause_id,
         "type": cause and cause.envelope.type,
         "partitionkey": cause and cause.envelope.partition_key,
-    }
-
-
-def _letter(letter: Letter) -> dict[str, Any]:
-    return {
-        "id": letter.id,
-        "stage": letter.stage,
-        "owner": letter.owner,
-        "status": letter.status,
-        "reason": letter.reason,
-        "attempt_count": letter.attempt_count,
-        "first_failed_at": _text(letter.first_failed_at),
-        "last_failed_at": _text(letter.last_failed_at),
-        "resolved_at": _text(letter.resolved_at),
-        "note": letter.note,
-        "place": letter.place,
     }
 
 

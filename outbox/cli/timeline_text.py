@@ -48,18 +48,18 @@ def summary(found: Timeline) -> str:
     return counted(own, "event") + (f", which caused {counted(caused, 'event')}" if caused else "")
 
 
-def headline(story: Story) -> str:
-    """Say in one line what happened, by whom and because of what."""
+def headline(story: Story) -> list[tuple[str, str]]:
+    """Say what happened, by whom and because of what: the parts of a line, each with its kind."""
     envelope = story.event.envelope
-    parts = [f"{envelope.type} v{envelope.version}"]
+    parts = [("what", f"{envelope.type} v{envelope.version}")]
     if story.depth and envelope.partition_key is not None:
-        parts.append(f"of {envelope.partition_key}")
+        parts.append(("what", f"of {envelope.partition_key}"))
     if envelope.actor is not None:
-        parts.append(f"by {envelope.actor}")
+        parts.append(("who", f"by {envelope.actor}"))
     cause = because(story)
     if cause:
-        parts.append(cause)
-    return " ".join(parts)
+        parts.append(("why", cause))
+    return parts
 
 
 def because(story: Story) -> str:
@@ -140,7 +140,8 @@ def _show(output: Output, story: Story) -> None:
     indent = STEP * story.depth
     branch = "└─ " if story.depth else "   "  # in the place of a `by `
     at = moment(story.event.envelope.time)
-    output.line(f"{indent}{branch}{at}  {headline(story)}", "bold")
+    told = " ".join(text for _, text in headline(story))
+    output.line(f"{indent}{branch}{at}  {told}", "bold")
     output.line(f"{indent}{'':{TIME_WIDTH}}    {data_of(story)}", "dim")
     for happening in happenings(story)[1:]:
         text = f"{indent}{when(happening):>{TIME_WIDTH}}    {sentence(happening)}"

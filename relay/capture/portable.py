@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
+from outbox.chunks import in_chunks
 from outbox.codec import ROW_COLUMNS
 from outbox.errors import (
     CaptureRestartedError,
@@ -353,8 +354,7 @@ def _view(connection: sa.Connection, *, is_committed: bool = True) -> Iterator[N
 
 def _within(gaps: Sequence[Gap]) -> Iterator[sa.ColumnElement[bool]]:
     """Yield conditions that together find the rows of the gaps, in the order of their numbers."""
-    for start in range(0, len(gaps), CHUNK):
-        chunk = gaps[start : start + CHUNK]
+    for chunk in in_chunks(gaps, CHUNK):
         ranges = [_SEQ.between(gap.first, gap.last) for gap in chunk if gap.first < gap.last]
         yield sa.or_(_SEQ.in_([gap.first for gap in chunk if gap.first == gap.last]), *ranges)
 
@@ -362,8 +362,8 @@ def _within(gaps: Sequence[Gap]) -> Iterator[sa.ColumnElement[bool]]:
 def _written(connection: sa.Connection, gaps: Sequence[Gap]) -> set[Gap]:
     """Return the gaps of which this view of the database shows a row."""
     found: set[Gap] = set()
-    for start in range(0, len(gaps), CHUNK):
-        chunk = {gap.first: gap for gap in gaps[start : start + CHUNK]}
+    for part in in_chunks(gaps, CHUNK):
+        chunk = {gap.first: gap for gap in part}
         looks = [
             sa.select(sa.literal(gap.first)).where(
                 sa.exists().where(_SEQ.between(gap.first, gap.last))

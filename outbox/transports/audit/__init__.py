@@ -6,25 +6,14 @@ its records prove is in `outbox.audit`.
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import sqlalchemy as sa
-from pydantic import AfterValidator, BaseModel, ConfigDict, SecretStr
-from sqlalchemy.exc import ArgumentError
+from pydantic import BaseModel, ConfigDict, SecretStr
 
 from outbox.errors import ConfigurationError
+from outbox.settings import DatabaseUrl
 from outbox.transports.audit.publishing import AuditPublisher
 
 __all__ = ["Options", "beside", "database_of", "probe", "publisher"]
-
-
-def _is_url(value: SecretStr) -> SecretStr:
-    try:
-        sa.make_url(value.get_secret_value())
-    except ArgumentError:
-        msg = "is no SQLAlchemy URL such as postgresql+psycopg://user@host/database"
-        raise ValueError(msg) from None
-    return value
 
 
 class Options(BaseModel):
@@ -32,7 +21,7 @@ class Options(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    database_url: Annotated[SecretStr, AfterValidator(_is_url)] | None = None
+    database_url: DatabaseUrl | None = None
     """SQLAlchemy URL of the database that keeps the trail; by default the relay's own."""
 
 

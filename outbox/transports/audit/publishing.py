@@ -24,6 +24,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from outbox.audit.chain import START, Head, extend
 from outbox.audit.store import head_of
+from outbox.chunks import in_chunks
 from outbox.dialect import (
     CONFLICT_NUMBERS,
     MISSING_NUMBERS,
@@ -219,8 +220,8 @@ def _unknown(connection: sa.Connection, rows: Sequence[Row]) -> list[Row]:
     """Return the rows that are not in the trail yet."""
     wanted = {_identity(row): row for row in rows}
     ids = [identity[0] for identity in wanted]
-    for start in range(0, len(ids), IDS):
-        query = _KNOWN.where(audit.c.event_id.in_(ids[start : start + IDS]))
+    for chunk in in_chunks(ids, IDS):
+        query = _KNOWN.where(audit.c.event_id.in_(chunk))
         for event_id, source, sequence in connection.execute(query):
             wanted.pop((event_id, source, sequence), None)
     return list(wanted.values())
