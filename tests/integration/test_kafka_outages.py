@@ -44,7 +44,10 @@ def make_publisher(server: KafkaServer, timeout: float = TIMEOUT) -> KafkaPublis
 
 
 def make_subscriber(server: KafkaServer, topic: str) -> KafkaSubscriber:
-    options = kafka.Options(bootstrap_servers=server.bootstrap_servers)
+    # A member outlives every outage here: a broker that starts slowly takes no partition away.
+    options = kafka.Options(
+        bootstrap_servers=server.bootstrap_servers, consumer={"session.timeout.ms": "60000"}
+    )
     return kafka.subscriber("route", options, uuid.uuid4().hex, [topic])
 
 
