@@ -82,6 +82,7 @@ MEASUREMENTS: Final[dict[str, Measurement]] = {
     ),
     "transports": Measurement(["-m", "benchmarks.transports"], quick=["--rounds=1", "--rows=300"]),
     "s3": Measurement(["-m", "benchmarks.s3"], quick=["--rounds=1", "--events=100"]),
+    "audit": Measurement(["-m", "benchmarks.audit"], quick=["--rounds=1", "--records=300"]),
     "ring": Measurement(["-m", "benchmarks.ring"], quick=["--rounds=1", "--items=5000"]),
 }
 """By the name of the report."""

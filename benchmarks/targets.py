@@ -82,6 +82,7 @@ def targets(reports: Reports) -> list[Target]:
         *_idle(reports),
         *_application(reports),
         *_s3(reports),
+        *_audit(reports),
         *_ring(reports),
     ]
 
@@ -178,6 +179,14 @@ def _s3(reports: Reports) -> Iterator[Target]:
     series = _series(reports, "s3", "s3")
     found = _value(series, "publisher", "ratio", "events_per_second", "boto3")
     yield _least("events/s of boto3: publisher of S3", 0.8, found)
+
+
+def _audit(reports: Reports) -> Iterator[Target]:
+    for database in ("postgresql", "sqlite"):
+        series = _series(reports, "audit", "audit-verify", database=database)
+        for name in ("verify", "outbox audit verify"):
+            found = _value(series, name, "median", "records_per_second")
+            yield Target(f"records/s on {database}: {name}", True, 50_000, "", 0, found)
 
 
 def _ring(reports: Reports) -> Iterator[Target]:

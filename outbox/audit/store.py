@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
+from functools import lru_cache, partial
+from types import NoneType
 from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
@@ -102,17 +103,23 @@ class TableChain:
             return found
 
     def _read(self, query: Any, **values: Any) -> list[Record]:
-        with self._engine.connect() as connection, _any_text(connection):
-            return list(map(self._made, connection.execute(query, values).all()))
+        with self._engine.connect() as connection:
+            try:
+                found = connection.execute(query, values).all()
+            except sa.exc.OperationalError:
+                if self._engine.dialect.name != "sqlite":
+                    raise
+                # Most often text that is no UTF-8. A function for each text would cost as much as
+                # all else, so it is called for a page that has such a text.
+                with _any_text(connection):
+                    found = connection.execute(query, values).all()
+        return list(map(self._made, found))
 
 
 @contextmanager
 def _any_text(connection: sa.Connection) -> Iterator[None]:
     """Let SQLite's driver read text that is no UTF-8, in a form that nobody has written."""
     driver: Any = connection.connection.driver_connection
-    if connection.dialect.name != "sqlite":
-        yield
-        return
     before = driver.text_factory
     driver.text_factory = partial(str, encoding="utf-8", errors="backslashreplace")
     try:
@@ -130,6 +137,8 @@ def head_of(connection: sa.Connection) -> Head | None:
 
 def _of_anything(row: sa.Row[Any]) -> Record:
     """Make a record of what a database sends that keeps names as bytes, or anything anywhere."""
+    if _is_usual(tuple(map(type, row))):
+        return _made(row)
     cells = list(row)
     for index, (cell, kind) in enumerate(zip(cells, _KINDS, strict=True)):
         if kind is str and isinstance(cell, bytes):
@@ -138,6 +147,12 @@ def _of_anything(row: sa.Row[Any]) -> Record:
             # It is not what was written; so that it has a hash, and not the right one.
             cells[index] = repr(cell) if kind is not bytes else repr(cell).encode()
     return _made(cells)
+
+
+@lru_cache
+def _is_usual(types: tuple[type, ...]) -> bool:
+    """Tell whether cells of these types are a record as they are."""
+    return all(found in {kind, NoneType} for found, kind in zip(types, _KINDS, strict=True))
 
 
 _KINDS: Final = (int, *[str] * 3, int, *[str] * 6, int, *[bytes] * 3)

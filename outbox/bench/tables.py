@@ -79,6 +79,10 @@ def _where(key: str) -> Cell:
     return lambda series, _name: f"{series['where'][key]:,}"
 
 
+def _where_text(key: str) -> Cell:
+    return lambda series, _name: str(series["where"][key])
+
+
 def _median(metric: str, digits: int = 0, unit: float = 1) -> Cell:
     def cell(series: Mapping[str, Any], name: str) -> str:
         value = series["contenders"][name]["median"].get(metric)
@@ -161,7 +165,7 @@ COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
     ],
     "consume": [
         CONTENDER,
-        Column("from", lambda series, _name: str(series["where"]["from"]), is_text=True),
+        Column("from", _where_text("from"), is_text=True),
         Column("messages/s", _median("messages_per_second")),
         Column("of by hand", _ratio("messages_per_second", "by hand")),
     ],
@@ -198,6 +202,20 @@ COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
         Column("events", _where("events")),
         Column("events/s", _median("events_per_second")),
         Column("of boto3", _ratio("events_per_second", "boto3")),
+    ],
+    "audit-append": [
+        CONTENDER,
+        Column("database", _where_text("database"), is_text=True),
+        Column("records", _where("records")),
+        Column("appended/s", _median("records_per_second")),
+        Column("of by hand", _ratio("records_per_second", "by hand")),
+    ],
+    "audit-verify": [
+        CONTENDER,
+        Column("database", _where_text("database"), is_text=True),
+        Column("records", _where("records")),
+        Column("verified/s", _median("records_per_second")),
+        Column("of by hand", _ratio("records_per_second", "by hand")),
     ],
     "ring": [
         CONTENDER,
