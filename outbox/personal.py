@@ -10,7 +10,7 @@ import pydantic_core
 from pydantic_core import core_schema
 
 from outbox.errors import EventDefinitionError
-from outbox.sealing import REDACTED, Collector, is_token
+from outbox.sealing import REDACTED, SEALED_PATTERN, Collector, is_token
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -36,7 +36,15 @@ class _Hook:
 def _mark(
     marker: Personal, schema: Any, handler: Callable[[Any], dict[str, Any]]
 ) -> dict[str, Any]:
-    return {**handler(schema), KEYWORD: marker.subject or True}
+    return {**_written(handler(schema)), KEYWORD: marker.subject or True}
+
+
+def _written(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return a schema that describes the token as well, which stands in the value's place."""
+    choices = schema["anyOf"] if schema.keys() == {"anyOf"} else [schema]
+    if {"type": "string"} in choices:
+        return schema
+    return {"anyOf": [*choices, {"type": "string", "pattern": SEALED_PATTERN}]}
 
 
 def _wrap(marker: Personal, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:

@@ -39,6 +39,8 @@ NONCE_BYTES: Final = 12
 
 _MARK: Final = PREFIX.encode()
 _TOKEN: Final = re.compile(rb'"outbox-personal:1:([0-9a-f]{32}):([A-Za-z0-9_-]{38,})"')
+SEALED_PATTERN: Final = "^outbox-personal:1:[0-9a-f]{32}:[A-Za-z0-9_-]{38,}$"
+"""The same, as a JSON Schema has it."""
 _ANY: Final = re.compile(rb'"outbox-personal:[01]:[0-9a-f]{32}:[A-Za-z0-9_-]+"')
 
 

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from outbox.personal import KEYWORD as PERSONAL
 from outbox.schema.inclusion import EACH, names
-from outbox.schema.shape import Arrays, Objects, Part, shapes, text
+from outbox.schema.shape import Arrays, Objects, Part, Strings, shapes, text
+from outbox.sealing import SEALED_PATTERN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from outbox.schema.shape import Parts
+    from outbox.schema.shape import Parts, Shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +80,15 @@ def _is_marked(schema: Any) -> bool:
 
 def _type(parts: Parts) -> str:
     """Name the types of a field, those of its items with it."""
-    found = names(shapes(parts))
-    for shape in shapes(parts):
+    clear = [shape for shape in shapes(parts) if not _is_token(shape)]
+    found = names(clear)
+    for shape in clear:
         if isinstance(shape, Arrays) and shape.item(shape.prefix_length):
             items = names(shapes(shape.item(shape.prefix_length)))
             found = found.replace("array", f"array of {items}", 1)
     return found
+
+
+def _is_token(shape: Shape) -> bool:
+    """Tell whether it is what stands in the place of a personal value."""
+    return isinstance(shape, Strings) and SEALED_PATTERN in shape.patterns

@@ -6,11 +6,13 @@ import asyncio
 import logging
 import threading
 from datetime import date
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import jsonschema
 import orjson
 import pytest
 import sqlalchemy as sa
+from pydantic import BaseModel, Field
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
@@ -21,17 +23,39 @@ from outbox.errors import (
     InvalidEventError,
     UsageError,
 )
+from outbox.event import catalogue
 from outbox.keys import TableKeyStore
+from outbox.schema.document import document
+from outbox.schema.fields import fields
 from outbox.sealing import REDACTED, is_token
 from outbox.table import outbox_personal_key
 from tests.integration.consuming import QUICK, consume, letters
-from tests.personal import MASTER, NAME, OTHER_MASTER, TYPE, Registered, ada, stored, using
+from tests.personal import (
+    MASTER,
+    NAME,
+    OTHER_MASTER,
+    TYPE,
+    Address,
+    Registered,
+    ada,
+    stored,
+    using,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
 
     from outbox.envelope import Envelope
     from outbox.keys import SubjectKey
+
+
+@outbox.event("tests.personal.detailed", key="customer_id")
+class Detailed(BaseModel):
+    customer_id: str
+    born: Annotated[date | None, outbox.Personal] = None
+    code: Annotated[str, Field(pattern="^[A-Z]{2}-[0-9]{4}$"), outbox.Personal]
+    home: Annotated[Address | None, outbox.Personal] = None
+    scores: Annotated[list[int] | None, outbox.Personal] = None
 
 
 @pytest.fixture(params=["postgres", "sqlite", "mariadb"])
@@ -72,6 +96,34 @@ def test_what_is_stored_is_not_in_clear_and_a_consumer_reads_it(
         assert clear not in envelope.data
     assert b"London" in envelope.data
     assert consumed(engine, [envelope]) == [event]
+
+
+def test_what_is_stored_is_valid_under_the_schema_of_its_type(
+    engine: sa.Engine, store: TableKeyStore
+) -> None:
+    schema = document(catalogue.of(Detailed))
+    validator = jsonschema.Draft202012Validator(schema)
+    event = Detailed(
+        customer_id="c-1",
+        born=date(1815, 12, 10),
+        code="AL-1815",
+        home=Address(street="St James's Square 12", city="London"),
+        scores=[1, 2],
+    )
+    emit(engine, event, Detailed(customer_id="c-2", code="CB-1791"))
+    full, sparse = (orjson.loads(envelope.data) for envelope in stored(engine))
+    assert all(is_token(full[name]) for name in ("born", "code", "home", "scores"))
+    for data in (full, sparse, event.model_dump(mode="json")):
+        validator.validate(data)
+    for wrong in ({"born": 1815}, {"code": "outbox-personal:1:"}, {"home": 1}):
+        assert not validator.is_valid(full | wrong), wrong
+    assert {each.name: each.type for each in fields(schema) if each.is_personal} == {
+        "born": "string date or null",
+        "code": "string",
+        "home": "object or null",
+        "home.street": "string",
+        "scores": "array of integer or null",
+    }
 
 
 def test_who_has_no_key_store_reads_that_nothing_is_to_be_read(
