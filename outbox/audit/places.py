@@ -1,4 +1,4 @@
-"""Where seals are kept: in files, which is anywhere but in the table that they vouch for."""
+"""Where seals are kept: anywhere but in the table that they vouch for."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Final, Protocol
 import orjson
 
 from outbox.audit.seal import Seal, SealError, read_seal
+from outbox.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 PATTERN: Final = "seal-*.json"
+S3: Final = "s3://"
 
 
 class Place(Protocol):
@@ -81,7 +83,12 @@ class File:
 
 
 def place_of(text: str) -> Place:
-    """Return the place that a path means: a folder, or a file whose name ends in `.json`."""
+    """Return the place that a path means: a folder, or a file whose name ends in `.json`.
+
+    `s3://bucket/prefix` is the same in a bucket. Raises `ConfigurationError` where it cannot be.
+    """
+    if text.startswith(S3):
+        return _bucket(text)
     path = Path(text)
     is_file = path.is_file() or (path.suffix == ".json" and not path.is_dir())
     return File(path) if is_file else Folder(path)
@@ -96,6 +103,15 @@ def read_all(places: Iterable[str]) -> list[Seal]:
             raise SealError(f"there is no seal in {text}: `outbox audit seal` makes one")
         found += seals
     return found
+
+
+def _bucket(url: str) -> Place:
+    try:
+        from outbox.audit.bucket import Bucket  # noqa: PLC0415  # an optional dependency
+    except ImportError as exc:
+        msg = f"{url} needs {exc.name}: pip install 'outbox-relay[s3]'"
+        raise ConfigurationError(msg) from exc
+    return Bucket(url)
 
 
 def _read(path: Path) -> Seal:

@@ -130,10 +130,13 @@ def seal(
     key: Annotated[Path, typer.Option(metavar="FILE", help="The private key.")],
     to: Annotated[
         str,
-        typer.Option(metavar="PATH", help="A folder of seals, or a file of one, not there yet."),
+        typer.Option(
+            metavar="PATH",
+            help="A folder of seals, or a file of one, not there yet; or s3://BUCKET/PREFIX.",
+        ),
     ],
     former: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The seal before, where --to is a file.")
+        str | None, typer.Option(metavar="FILE", help="The seal before, where --to is a file.")
     ] = None,
     route: RouteOption = None,
     as_json: JsonOption = False,
@@ -146,9 +149,9 @@ def seal(
 
     run = of(context)
     signer = settled(lambda: read_private_key(key))
-    place = place_of(to)
+    place = settled(lambda: place_of(to))
     if former is not None:
-        before = read_all([str(former)])
+        before = settled(lambda: read_all([former]))
     else:
         before = [] if to.endswith(".json") else place.read()
     keys = {bytes.fromhex(each.public_key) for each in before}
@@ -238,7 +241,8 @@ def _trusted_seals(paths: list[str] | None, key_paths: list[Path] | None) -> lis
         return []
     from outbox.audit.signing import is_signed  # noqa: PLC0415  # an extra
 
-    return check_seals(read_all(paths), public_keys(key_paths), is_signed)
+    seals = settled(lambda: read_all(paths))
+    return check_seals(seals, public_keys(key_paths), is_signed)
 
 
 @contextmanager

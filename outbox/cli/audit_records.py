@@ -16,7 +16,14 @@ from outbox.audit.export import line
 from outbox.audit.places import read_all
 from outbox.audit.proof import check_proof, prove
 from outbox.audit.record import MEMBERS, Record, digest, members, to_json
-from outbox.cli.audit_trail import JsonOption, PublicKeyOption, RouteOption, SealOption, trail_of
+from outbox.cli.audit_trail import (
+    JsonOption,
+    PublicKeyOption,
+    RouteOption,
+    SealOption,
+    settled,
+    trail_of,
+)
 from outbox.cli.audit_trail import public_keys as keys_of
 from outbox.cli.errors import CommandLineError, FailedError
 from outbox.cli.invocation import of
@@ -45,7 +52,7 @@ def prove_record(
         raise CommandLineError(msg)
     covering = [
         each
-        for each in read_all(seal)
+        for each in settled(lambda: read_all(seal))
         if each.first_position <= record.position <= each.last_position
     ]
     if not covering:

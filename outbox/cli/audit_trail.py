@@ -25,7 +25,9 @@ RouteOption = Annotated[
 ]
 SealOption = Annotated[
     list[str] | None,
-    typer.Option("--seal", metavar="PATH", help="A seal, or a folder of seals; repeatable."),
+    typer.Option(
+        "--seal", metavar="PATH", help="A seal, or a folder of seals, also s3://…; repeatable."
+    ),
 ]
 PublicKeyOption = Annotated[
     list[Path] | None,

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from subprocess import CompletedProcess
 
+    from tests.fix_s3 import Bucket
+
 COUNT = 12
 ROUTE = {"OUTBOX_ROUTES__AUDIT__TRANSPORT": "audit"}
 
@@ -190,6 +192,47 @@ def test_a_seal_may_be_one_file(sealed: Trail) -> None:
     assert sealed.verdict(*SEALS, "--seal", "third.json")["sealed_position"] == 19
     done = sealed.audit("seal", "--key", "key.pem", "--to", "third.json")
     assert (done.returncode, "is there already" in done.stderr) == (1, True)
+
+
+def test_seals_may_be_in_a_bucket(trail: Trail, bucket: Bucket) -> None:
+    options = bucket.options
+    trail.environment |= {
+        "AWS_ACCESS_KEY_ID": options["access_key_id"],
+        "AWS_SECRET_ACCESS_KEY": options["secret_access_key"],
+        "AWS_DEFAULT_REGION": options["region"],
+        "AWS_ENDPOINT_URL": options["endpoint_url"],
+    }
+    place = f"s3://{bucket.name}/audit/seals"
+    trail.done("keygen", "--key", "key.pem", "--public-key", "key.pub")
+    assert trail.audit("verify", "--seal", place, "--public-key", "key.pub").returncode == 1
+    first = trail.done("seal", "--key", "key.pem", "--to", place)
+    assert first == f"{place}/seal-00000001.json: positions 1 to 12 are sealed\n"
+    trail.grow(5)
+    trail.done("seal", "--key", "key.pem", "--to", f"{place}/")
+    assert bucket.object_keys() == [f"audit/seals/seal-0000000{number}.json" for number in (1, 2)]
+    seals = ("--seal", place, "--public-key", "key.pub")
+    assert trail.verdict(*seals)["sealed_position"] == 17
+    proof = trail.done("prove", trail.ids()[15], "--seal", f"{place}/seal-00000002.json")
+    assert json.loads(proof)["record"]["position"] == 16
+
+    # A seal is never overwritten, nor one that is missing taken for none.
+    bucket.client.put_object(Bucket=bucket.name, Key="audit/seals/seal-00000003.json", Body=b"{}")
+    trail.grow(1)
+    again = trail.audit("seal", "--key", "key.pem", "--to", f"{place}/seal-00000002.json")
+    assert "is there already, and a seal is never overwritten" in again.stderr
+    for arguments, said in [
+        (seals, "seal-00000003.json is no seal of an audit trail"),
+        (("--seal", f"{place}/seal-00000009.json", *seals[2:]), "there is no seal s3://"),
+        (("--seal", "s3://x", *seals[2:]), "bucket"),
+        (("--seal", "s3://no-such-bucket-of-ours/", *seals[2:]), "create it, or correct `bucket`"),
+    ]:
+        done = trail.audit("verify", *arguments)
+        assert done.returncode != 0
+        assert said in done.stderr, done.stderr
+        assert options["secret_access_key"] not in done.stderr
+    trail.sql("DELETE FROM outbox_audit WHERE position > 3")
+    bucket.client.delete_object(Bucket=bucket.name, Key="audit/seals/seal-00000003.json")
+    assert trail.verdict(*seals)["kind"] == "truncated"
 
 
 def test_nothing_new_is_not_sealed(sealed: Trail) -> None:
