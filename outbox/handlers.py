@@ -53,8 +53,6 @@ class Handlers:
         """Start empty."""
         self._by_type: dict[str, list[Handler]] = {}
         self._versions: dict[str, set[int]] = {}
-        self.unpack: Callable[[Envelope], Envelope] = _as_it_is
-        """What makes JSON of a dead letter whose data could not be read when it came."""
 
     def add(self, event: type | str, function: Callable[..., Any]) -> None:
         """Register a function for a registered class, or by name for any version of a type.
@@ -134,10 +132,6 @@ def _lifting(name: str, version: int, versions: set[int]) -> tuple[int, Sequence
         if steps:
             return each, steps
     return version, _NO_STEPS
-
-
-def _as_it_is(envelope: Envelope) -> Envelope:
-    return envelope
 
 
 def is_async(function: Callable[..., Any]) -> bool:

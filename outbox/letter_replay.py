@@ -31,7 +31,10 @@ MAX_LETTERS: Final = 100
 
 
 def replay(
-    consumer: Consumer, max_attempts: int, report: Callable[[Counts], None]
+    consumer: Consumer,
+    max_attempts: int,
+    report: Callable[[Counts], None],
+    unpack: Callable[[Envelope], Envelope],
 ) -> Generator[Step, Outcome | None, None]:
     """Yield the transactions and pauses that try the letters that are ready.
 
@@ -41,7 +44,7 @@ def replay(
     failure_counts: dict[int, int] = {}
     outage_count = 0
     for _ in range(MAX_LETTERS):
-        attempt = LetterAttempt(consumer, failure_counts)
+        attempt = LetterAttempt(consumer, failure_counts, unpack)
         outcome = yield attempt
         match outcome:
             case Done():
@@ -89,13 +92,19 @@ def _fail(
 class LetterAttempt:
     """One transaction that handles the first letter that is ready, and resolves it."""
 
-    def __init__(self, consumer: Consumer, failure_counts: dict[int, int]) -> None:
-        """Take how often each letter has failed in this round."""
+    def __init__(
+        self,
+        consumer: Consumer,
+        failure_counts: dict[int, int],
+        unpack: Callable[[Envelope], Envelope],
+    ) -> None:
+        """Take how often each letter has failed in this round, and what makes JSON of its data."""
         self.counts = Counts()
         self.letter: Letter | None = None
         """The letter that it works at; None where none is ready."""
         self._consumer = consumer
         self._failure_counts = failure_counts
+        self._unpack = unpack
 
     def prepare(self, session: Session) -> Sequence[Job]:
         """Lock and resolve the letter; return its event, unless the inbox knows it."""
@@ -113,7 +122,7 @@ class LetterAttempt:
             return []
         if envelope.type not in self._consumer.handlers:
             raise PermanentError(f"consumer {name!r} has no handler for {envelope.type}")
-        envelope = self._consumer.handlers.unpack(envelope)
+        envelope = self._unpack(envelope)
         calls = self._consumer.handlers.load(opener([envelope])(envelope))
         dead_letter.resolve(connection, [letter.id])
         self.counts = Counts(handled=1)

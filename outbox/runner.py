@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     Steps = Generator[Step, Outcome | None, None]
     Report = Callable[[Counts], None]
+    Unpack = Callable[[Envelope], Envelope]
 
 
 NOTICE_SECONDS: Final = 0.1
@@ -48,8 +49,11 @@ class Runner(Protocol):
         """Settle a batch; return False where `stop` was set while it waited to go on."""
         ...
 
-    def replay(self, stop: threading.Event, report: Report) -> bool:
-        """Try the dead letters that are ready; return False as above."""
+    def replay(self, stop: threading.Event, report: Report, unpack: Unpack) -> bool:
+        """Try the dead letters that are ready; return False as above.
+
+        `unpack` makes JSON of the data of one that has another format.
+        """
         ...
 
     def run(self, prepare: Callable[[Session], Sequence[Job]]) -> Outcome:
@@ -93,9 +97,10 @@ class SyncRunner:
         """See `Runner`."""
         return self._drive(settle(self._consumer, batch, self._settings.max_attempts, report), stop)
 
-    def replay(self, stop: threading.Event, report: Report) -> bool:
+    def replay(self, stop: threading.Event, report: Report, unpack: Unpack) -> bool:
         """See `Runner`."""
-        return self._drive(replay(self._consumer, self._settings.max_attempts, report), stop)
+        steps = replay(self._consumer, self._settings.max_attempts, report, unpack)
+        return self._drive(steps, stop)
 
     def run(self, prepare: Callable[[Session], Sequence[Job]]) -> Outcome:
         """See `Runner`."""
@@ -151,9 +156,9 @@ class AsyncRunner:
 
         return self._loop.run(all_lanes())
 
-    def replay(self, stop: threading.Event, report: Report) -> bool:
+    def replay(self, stop: threading.Event, report: Report, unpack: Unpack) -> bool:
         """See `Runner`."""
-        steps = replay(self._consumer, self._settings.max_attempts, report)
+        steps = replay(self._consumer, self._settings.max_attempts, report, unpack)
         return self._loop.run(self._drive(steps, stop))
 
     def run(self, prepare: Callable[[Session], Sequence[Job]]) -> Outcome:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from outbox.consumer import Consumer
+    from outbox.envelope import Envelope
     from outbox.formats.unpack import Unpacker
     from outbox.reading import Received
     from outbox.runner import Runner
@@ -125,13 +126,17 @@ class Worker:
             is_idle = idle_timeout is not None and now - active_at >= idle_timeout and not is_active
             if is_idle or now - letters_at >= LETTERS_SECONDS:
                 before = self.counts
-                if not runner.replay(stop, self._report):
+                if not runner.replay(stop, self._report, self._unpack):
                     return
                 letters_at = time.monotonic()
                 if self.counts != before:
                     active_at = letters_at
                 elif is_idle:
                     return
+
+    def _unpack(self, envelope: Envelope) -> Envelope:
+        """Make JSON of a dead letter whose data could not be read when it came."""
+        return envelope if self._unpacker is None else self._unpacker.unpack(envelope)
 
     def _read(self, deliveries: Sequence[Delivery]) -> list[Received]:
         received = read_all(deliveries)
@@ -266,7 +271,6 @@ def open_worker(consumer: Consumer, settings: Settings) -> Worker:
     schemas = settings.route(route).schemas
     if schemas is not None:
         unpacker = formats.unpacker(route, schemas)
-        consumer.handlers.unpack = unpacker.unpack
     return Worker(consumer, subscriber, own, unpacker)
 
 

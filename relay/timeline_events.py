@@ -63,8 +63,7 @@ class Log:
 
     def __init__(self, connection: sa.Connection, settings: Settings) -> None:
         self._connection = connection
-        self._has_trail = sa.inspect(connection).has_table(outbox_audit.name)
-        self._low = self._trailed(settings) if self._has_trail else 0
+        self._low = self._trailed(settings)
 
     def _trailed(self, settings: Settings) -> int:
         """Return the number up to which the trail has all events."""
@@ -145,8 +144,6 @@ class Log:
     def _trail(
         self, condition: sa.ColumnElement[bool], limit: int, *, is_newest: bool
     ) -> list[sa.Row[Any]]:
-        if not self._has_trail:
-            return []
         position = outbox_audit.c.position
         order = position.desc() if is_newest else position
         query = sa.select(outbox_audit).where(condition).order_by(order).limit(limit)

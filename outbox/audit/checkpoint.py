@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
@@ -12,6 +11,7 @@ from outbox.audit.chain import START, Anchor, Head
 from outbox.audit.record import HASH_BYTES
 from outbox.codec import time_text
 from outbox.errors import ConfigurationError
+from outbox.files import draft
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,9 +49,9 @@ def write_checkpoint(path: Path, head: Head) -> None:
         "hash": head.hash.hex(),
         "verified_at": time_text(datetime.now(UTC)),
     }
-    begun = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        begun.write_bytes(orjson.dumps(members, option=orjson.OPT_INDENT_2) + b"\n")
-        begun.replace(path)
+        with draft(path) as begun:
+            begun.write_bytes(orjson.dumps(members, option=orjson.OPT_INDENT_2) + b"\n")
+            begun.replace(path)
     except OSError as exc:
         raise ConfigurationError(f"cannot write the checkpoint {path}: {exc.strerror}") from exc

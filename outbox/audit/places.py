@@ -10,6 +10,7 @@ import orjson
 
 from outbox.audit.seal import Seal, SealError, read_seal
 from outbox.errors import ConfigurationError
+from outbox.files import draft
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -123,17 +124,15 @@ def _read(path: Path) -> Seal:
 
 def _write(path: Path, seal: Seal) -> str:
     """Write a whole file or none, and never over another one."""
-    begun = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with begun.open("wb") as file:
-            file.write(to_text(seal))
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(begun, path)
+        with draft(path) as begun:
+            with begun.open("wb") as file:
+                file.write(to_text(seal))
+                file.flush()
+                os.fsync(file.fileno())
+            os.link(begun, path)
     except FileExistsError as exc:
         raise SealError(f"{path} is there already, and a seal is never overwritten") from exc
     except OSError as exc:
         raise SealError(f"cannot write the seal {path}: {exc.strerror}") from exc
-    finally:
-        begun.unlink(missing_ok=True)
     return str(path)
