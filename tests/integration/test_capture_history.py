@@ -193,7 +193,7 @@ def test_every_history_is_read_exactly_once_and_in_order(
     monkeypatch.setattr(portable, "_gap_seconds", lambda _: -60)
     profile = settings(
         # A step on MariaDB takes three times as long.
-        max_examples=10_000 if FULL else 400 if url.startswith("postgresql") else 120,
+        max_examples=10_000 if FULL else 200 if url.startswith("postgresql") else 60,
         stateful_step_count=60 if FULL else 40,
         deadline=None,
         suppress_health_check=list(HealthCheck),
