@@ -185,6 +185,31 @@ def test_a_page_tells_the_whole_story(program: Program, engine: sa.Engine, tmp_p
         assert told in text
 
 
+def test_a_time_that_nobody_can_read_is_shown_as_such(
+    program: Program, engine: sa.Engine, tmp_path: Path
+) -> None:
+    emit(engine, "order.placed", 0)
+    record(engine, 5)
+    forget(engine)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE outbox_audit SET time = 'x', recorded_at = x'00'")
+    told = [
+        "   an unreadable time    shop.order.placed v1",
+        "                           in the audit trail at position 1, at an unreadable time",
+    ]
+    shown = program.call("audit", "timeline", "o-1").stdout.splitlines()
+    assert [line for line in shown if "unreadable" in line] == told
+    [found] = json.loads(program.call("audit", "timeline", "o-1", "--json").stdout)["events"]
+    assert "time" not in found["event"]
+    assert found["audit"] == {"position": 1, "recorded_at": None}
+    rows = csv.DictReader(program.call("audit", "timeline", "o-1", "--csv").stdout.splitlines())
+    assert {(row["what"], row["time"]) for row in rows} == {("emitted", ""), ("recorded", "")}
+    program.call("audit", "timeline", "o-1", "--html", "story.html")
+    page = (tmp_path / "story.html").read_text()
+    assert page.count("an unreadable time") == 2
+    assert "<time" not in page
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
