@@ -95,8 +95,8 @@ class Log:
         found: set[Event] = set()
         for chunk in in_chunks(causes, CHUNK):
             ids = [cause.id for cause in chunk]
-            # Handlers emit after what they handle has its number. Events that the log does not
-            # have may be numbered by another one; and what their effects followed is not there.
+            # Handlers emit after what they handle has got its number. An event that this log does
+            # not have may have got its own from another one.
             after = min(cause.sequence if cause.is_stored else 0 for cause in chunk)
             found |= set(
                 self._find(
