@@ -313,7 +313,10 @@ def test_only_the_trail_of_its_own_database_proves_that_a_route_delivered(
     # Of several routes nobody knows which one it was.
     given = settings(engine, audit=AUDIT, copy=AUDIT)
     placed = timeline(engine, given, "o-1").stories[0]
-    assert [passage.state for passage in placed.passages] == ["delivered", "waiting"]
+    assert [(passage.state, passage.by) for passage in placed.passages] == [
+        ("delivered", at(9)),
+        ("waiting", None),
+    ]
 
 
 def test_a_trail_of_several_services_gives_each_event_its_own_record(
@@ -326,7 +329,7 @@ def test_a_trail_of_several_services_gives_each_event_its_own_record(
     other: dict[str, Any] = {"type": "billing.paid", "source": "/billing", "sequence": number}
     add_record(engine, 2, key="o-1", **other)
     add_record(engine, 3, key="o-1", event_id=placed, **other)
-    add_record(engine, 4, key="o-1", **other | {"source": "/shipping"})
+    add_record(engine, 4, key="o-1", event_id=placed, **other | {"source": "/shipping"})
     add_record(engine, 5, key="o-1", **other | {"sequence": 0})
     add_record(engine, 6, key="o-1", **other | {"sequence": 0})
     found = timeline(engine, given, "o-1")
@@ -334,6 +337,18 @@ def test_a_trail_of_several_services_gives_each_event_its_own_record(
     assert not any(story.event.is_stored for story in found.stories)
     own = only(timeline(engine, given, "o-2"))
     assert (own.event.is_stored, own.event.position) == (True, 1)
+
+
+def test_a_position_says_nothing_of_numbers_of_another_log(
+    engine: sa.Engine, given: Settings
+) -> None:
+    emit(engine, "placed", 0)
+    [number] = numbers(engine)
+    add_record(engine, 1, type="billing.paid", source="/billing", sequence=number, seconds=1)
+    advance(engine, "kafka", 9)
+    placed, paid = timeline(engine, given, "o-1").stories
+    assert [(each.state, each.by) for each in placed.passages] == [("delivered", at(9))]
+    assert [(each.state, each.by) for each in paid.passages] == [("passed", None)]
 
 
 def test_an_event_has_the_record_of_its_own_source(engine: sa.Engine, given: Settings) -> None:
@@ -365,7 +380,7 @@ def test_events_of_several_logs_are_told_by_time(engine: sa.Engine, given: Setti
     emit(engine, "shipped", 5)  # by a clock that is late
     emit(engine, "closed", 40)
     record(engine, 50)
-    billing = {"source": "/billing", "type": "billing.paid"}
+    billing: dict[str, Any] = {"source": "/billing", "type": "billing.paid"}
     add_record(engine, 4, **billing, sequence=900, seconds=20)
     add_record(engine, 5, **billing, sequence=901, seconds=30)
     assert names(timeline(engine, given, "o-1")) == [
@@ -382,8 +397,14 @@ def test_what_an_event_of_another_log_caused_is_told(engine: sa.Engine, given: S
     paid = str(uuid.uuid4())
     caused(engine, paid, "shipped", 1)
     record(engine, 2)
-    add_record(engine, 2, event_id=paid, type="billing.paid", source="/billing", key="i-1")
-    assert names(timeline(engine, given, "i-1")) == [(0, "billing.paid"), (1, "shop.shipped")]
+    caused(engine, paid, "thanked", 3)
+    billing: dict[str, Any] = {"type": "billing.paid", "source": "/billing", "sequence": 1_000_000}
+    add_record(engine, 2, key="i-1", event_id=paid, **billing)
+    assert names(timeline(engine, given, "i-1")) == [
+        (0, "billing.paid"),
+        (1, "shop.shipped"),
+        (1, "shop.thanked"),
+    ]
 
 
 UNREADABLE = {
