@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING
 
@@ -82,12 +83,18 @@ def test_it_reads_like_a_story(program: Program, engine: sa.Engine) -> None:
     assert shown == STORY
 
 
-def test_a_terminal_has_the_same_words(program: Program, engine: sa.Engine) -> None:
+def test_a_terminal_has_the_same_words_and_shows_what_failed(
+    program: Program, engine: sa.Engine
+) -> None:
     tell(engine)
-    code, shown = program.on_terminal("audit", "timeline", "o-1")
-    assert code == 0
-    assert "shop.order.placed v1 by user:42" in shown
-    assert "no address" in shown
+    done = program.call("audit", "timeline", "o-1", FORCE_COLOR="1", TERM="xterm")
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if line]
+    styles = {re.sub(r"\x1b\[[0-9;]*m", "", line).strip(): line[:4] for line in lines}
+    [failed] = [told for told in styles if "no address" in told]
+    assert styles[failed] == "\x1b[31"
+    assert styles["waiting for kafka (kafka, topic shop.order)"] == "\x1b[33"
+    assert styles["2026-05-01 12:00:00Z  shop.order.placed v1 by user:42"] == "\x1b[1m"
 
 
 def test_scripts_get_one_document(program: Program, engine: sa.Engine) -> None:
