@@ -13,15 +13,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from outbox.chunks import in_chunks
 from outbox.letter import from_row
 from outbox.table import outbox_dead_letter, outbox_inbox
 from relay.database import transaction
 from relay.timeline_events import Event, Log
+from relay.timeline_lookup import rows_with
 from relay.timeline_routes import Passage, passages
 
 if TYPE_CHECKING:
@@ -34,9 +34,6 @@ if TYPE_CHECKING:
     Name = tuple[str, str]
 
 __all__ = ["Event", "Handling", "Passage", "Story", "Timeline", "timeline"]
-
-CHUNK: Final = 300
-"""Events that one query asks for, at most: databases limit the number of values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,18 +82,16 @@ def timeline(
     Raises `DatabaseUnavailableError`, and `ConfigurationError` where the tables are missing.
     """
     with transaction(engine) as connection:
-        log = Log(connection, settings)
+        log = Log(connection, settings.source)
         found = log.of_key(key, limit + 1)
         own, is_cut = found[-limit:], len(found) > limit
         caused, was_cut = _effects(log, own, limit, depth)
         events = [*own, *(event for event, _ in caused)]
         causes = {event.id: event for event in [*log.with_ids(_unknown_causes(own)), *events]}
-        names = {
-            event: (event.envelope.source or settings.source or "", event.id) for event in events
-        }
-        handled = _handlings(connection, set(names.values()))
-        letters = _letters(connection, set(names.values()))
-        passed = passages(connection, settings, events, names, handled, letters)
+        names = {event.name for event in events}
+        handled = _handlings(connection, names)
+        letters = _letters(connection, names)
+        passed = passages(connection, settings, events, handled, letters)
     depths = dict.fromkeys(own, 0) | dict(caused)
     stories = {
         event: Story(
@@ -105,8 +100,8 @@ def timeline(
             cause=causes.get(event.envelope.causation_id or ""),
             cause_id=event.envelope.causation_id,
             passages=passed.get(event, ()),
-            handlings=[Handling(*each) for each in handled.get(names[event], ())],
-            letters=letters.get(names[event], ()),
+            handlings=[Handling(*each) for each in handled.get(event.name, ())],
+            letters=letters.get(event.name, ()),
         )
         for event in events
     }
@@ -117,19 +112,19 @@ def _effects(
     log: Log, own: Sequence[Event], limit: int, depth: int
 ) -> tuple[list[tuple[Event, int]], bool]:
     """Return what events of the key caused, with its depth, and whether some are missing."""
-    known = {event.id for event in own}
+    known = set(own)
     found: list[tuple[Event, int]] = []
     level = list(own)
     for step in range(1, depth + 1):
         room = limit - len(found)
         caused = log.caused_by(level, room + 1 + len(known))
-        new = [event for event in caused if event.id not in known]
+        new = [event for event in caused if event not in known]
         found += [(event, step) for event in new[:room]]
         if len(new) > room:
             return found, True
         if not new:
             break
-        known |= {event.id for event in new}
+        known |= set(new)
         level = new
     return found, False
 
@@ -148,13 +143,11 @@ def _in_order(own: Sequence[Event], stories: Mapping[Event, Story]) -> Iterator[
         if story.depth and story.cause_id is not None:
             caused[story.cause_id].append(story)
 
-    def with_effects(story: Story) -> Iterator[Story]:
+    coming = [stories[event] for event in reversed(own)]
+    while coming:
+        story = coming.pop()
         yield story
-        for effect in caused.pop(story.event.id, ()):
-            yield from with_effects(effect)
-
-    for event in own:
-        yield from with_effects(stories[event])
+        coming += reversed(caused.pop(story.event.id, []))
 
 
 def _handlings(
@@ -164,14 +157,12 @@ def _handlings(
     found: dict[Name, list[tuple[str, datetime]]] = defaultdict(list)
     # By each consumer in turn, because the inbox has no index that begins with the event.
     for (consumer,) in _distinct(connection, [columns.consumer]):
-        for chunk in in_chunks(sorted(names), CHUNK):
-            query = (
-                sa.select(columns.source, columns.event_id, columns.processed_at)
-                .where(columns.consumer == consumer)
-                .where(sa.tuple_(columns.source, columns.event_id).in_(chunk))
-            )
-            for source, event_id, processed_at in connection.execute(query):
-                found[source, event_id].append((consumer, processed_at))
+        query = sa.select(columns.source, columns.event_id, columns.processed_at).where(
+            columns.consumer == consumer
+        )
+        name = sa.tuple_(columns.source, columns.event_id)
+        for row in rows_with(connection, query, name, names):
+            found[row.source, row.event_id].append((consumer, row.processed_at))
     for each in found.values():
         each.sort(key=lambda handling: handling[1])
     return found
@@ -181,15 +172,14 @@ def _letters(connection: sa.Connection, names: set[Name]) -> dict[Name, list[Let
     columns = outbox_dead_letter.c
     found: dict[Name, list[Letter]] = defaultdict(list)
     for stage, owner in _distinct(connection, [columns.stage, columns.owner]):
-        for chunk in in_chunks(sorted(names), CHUNK):
-            query = (
-                sa.select(outbox_dead_letter)
-                .where(columns.stage == stage, columns.owner == owner)
-                .where(sa.tuple_(columns.source, columns.event_id).in_(chunk))
-                .order_by(columns.id)
-            )
-            for row in connection.execute(query):
-                found[row.source, row.event_id].append(from_row(row))
+        query = (
+            sa.select(outbox_dead_letter)
+            .where(columns.stage == stage, columns.owner == owner)
+            .order_by(columns.id)
+        )
+        name = sa.tuple_(columns.source, columns.event_id)
+        for row in rows_with(connection, query, name, names):
+            found[row.source, row.event_id].append(from_row(row))
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
@@ -12,32 +13,34 @@ from outbox.codec import ROW_COLUMNS, from_row
 from outbox.columns import is_uuid
 from outbox.dialect import is_mysql
 from outbox.envelope import Envelope
-from outbox.table import outbox_audit, outbox_checkpoint, outbox_event
+from outbox.table import outbox_audit, outbox_event
+from relay.timeline_lookup import CHUNK, rows_with
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
-    from datetime import datetime
+    from collections.abc import Collection, Iterable, Sequence
 
-    from outbox.settings import Settings
+    Name = tuple[str, str]
+    Identity = tuple[str, str, int]
 
-LATE: Final = 100_000
-"""Below the floor of the audit's route so many numbers are looked at beside the trail: events that
-committed late may not be in it yet."""
-CHUNK: Final = 500
-"""Values in one query, at most."""
+NEVER: Final = datetime.min.replace(tzinfo=UTC)
+"""In the envelope of an event whose time cannot be read."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Event:
     """One event, as far as it is still known."""
 
     envelope: Envelope
+    """As it travels: with the source of the settings where its producer set none. Its time is
+    meaningless where that of the event is None."""
+    time: datetime | None
+    """When it happened; None where the trail alone tells of it, and has there what is no time."""
     is_stored: bool
     """The log still has it; else its data is gone, and only the trail tells of it."""
     position: int | None = None
     """Its place in the audit trail; None where that does not have it."""
     recorded_at: datetime | None = None
-    """When the trail took it."""
+    """When the trail took it; None where it has there what is no time."""
 
     @property
     def id(self) -> str:
@@ -49,57 +52,60 @@ class Event:
         """Its number in the log; 0 where it has none."""
         return self.envelope.sequence or 0
 
+    @property
+    def name(self) -> Name:
+        """What the inbox and dead letters call it by: its source and id."""
+        return self.envelope.source or "", self.envelope.id
+
+    @property
+    def identity(self) -> Identity:
+        """What it is told apart by, as in the trail: a producer may give two events one id."""
+        return *self.name, self.sequence
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Event) and self.identity == other.identity
+
     def __hash__(self) -> int:
-        return hash((self.envelope.id, self.envelope.sequence))
+        return hash(self.identity)
 
 
 class Log:
     """The events of a database, by key and by what caused them.
 
-    The log has no index on either, because every producer would pay for it. The trail has one on
-    the key. So where a route writes all events to the trail, the log is read from behind that route
-    on; elsewhere as a whole, and what was caused from its cause on.
+    The log has no index on either, because every producer would pay for it. So it is read as a
+    whole, and for effects from their causes on. The trail, which has an index on the key, can
+    stand in for no part of it: it may have been given other events before than it is today.
     """
 
-    def __init__(self, connection: sa.Connection, settings: Settings) -> None:
+    def __init__(self, connection: sa.Connection, source: str) -> None:
         self._connection = connection
-        self._low = self._trailed(settings)
-
-    def _trailed(self, settings: Settings) -> int:
-        """Return the number up to which the trail has all events."""
-        names = [
-            name
-            for name, route in settings.routes.items()
-            if route.transport == "audit"
-            and route.start == "beginning"
-            and "*" in route.types
-            and not route.where
-        ]
-        query = sa.select(outbox_checkpoint.c.position).where(outbox_checkpoint.c.route.in_(names))
-        floors = [position["floor"] for position in self._connection.scalars(query) if position]
-        return max(0, max(floors, default=0) - LATE)
+        self._source = source
+        self._rows = _select_rows(source)
 
     def of_key(self, key: str, limit: int) -> list[Event]:
-        """Return the newest events of a partition key, in the order of their numbers."""
+        """Return the newest events of a partition key, in order."""
         trail, event = outbox_audit.c, outbox_event.c
-        return self._find(
+        found = self._find(
             event.partition_key == key, trail.partition_key == key, limit, is_newest=True
         )
+        return found[-limit:]
 
     def caused_by(self, causes: Sequence[Event], limit: int) -> list[Event]:
-        """Return the first events that any of these caused, in the order of their numbers."""
-        found: dict[Event, None] = {}
+        """Return the first events that any of these caused, in order."""
+        found: set[Event] = set()
         for chunk in in_chunks(causes, CHUNK):
             ids = [cause.id for cause in chunk]
-            positions = [cause.position or 0 for cause in chunk]
-            after = min(cause.sequence for cause in chunk)
-            new = self._find(
-                _causation(self._connection).in_(ids) & (outbox_event.c.seq > after),
-                outbox_audit.c.causation_id.in_(ids) & (outbox_audit.c.position > min(positions)),
-                limit,
+            # Handlers emit after what they handle has got its number. An event that this log does
+            # not have may have got its own from another one.
+            after = min(cause.sequence if cause.is_stored else 0 for cause in chunk)
+            found |= set(
+                self._find(
+                    _causation(self._connection).in_(ids) & (outbox_event.c.seq > after),
+                    outbox_audit.c.causation_id.in_(ids),
+                    limit,
+                )
             )
-            found |= dict.fromkeys(new)
-        return sorted(found, key=lambda event: event.sequence)[:limit]
+        return self._in_order(found)[:limit]
 
     def with_ids(self, ids: Collection[str]) -> list[Event]:
         """Return events by their ids; ids are unique only within their source."""
@@ -108,75 +114,152 @@ class Log:
             known = chunk
             if self._connection.dialect.name == "postgresql":
                 known = [each for each in chunk if is_uuid(each)]
-            found += self._find(
-                outbox_event.c.id.in_(known), outbox_audit.c.event_id.in_(chunk), limit=CHUNK
-            )
+            found += self._find(outbox_event.c.id.in_(known), outbox_audit.c.event_id.in_(chunk))
         return found
 
     def _find(
         self,
         stored: sa.ColumnElement[bool],
         trailed: sa.ColumnElement[bool],
-        limit: int,
+        limit: int | None = None,
         *,
         is_newest: bool = False,
     ) -> list[Event]:
-        """Return what the log and the trail have of events that meet a condition of either."""
-        trail = {row.sequence: row for row in self._trail(trailed, limit, is_newest=is_newest)}
+        """Return events that meet a condition of the log or of the trail, with what both have.
+
+        The first or newest `limit` of either, in order.
+        """
         number = outbox_event.c.seq
-        rows = self._stored(stored & (number > self._low), limit, is_newest=is_newest)
-        known = {row.seq for row in rows}
-        for chunk in in_chunks([each for each in trail if each and each not in known], CHUNK):
-            rows += self._stored(number.in_(chunk), len(chunk), is_newest=False)
-        events = [_stored_event(row, trail.pop(row.seq, None)) for row in rows]
-        events += [_trailed_event(row) for row in trail.values()]
-        events.sort(key=lambda event: (event.sequence, event.position or 0))
-        return events[-limit:] if is_newest else events[:limit]
+        rows = {
+            _identity(row): row
+            for row in self._select(self._rows.where(stored), number, limit, is_newest=is_newest)
+        }
+        records = {
+            _identity(record): record
+            for record in self._select(
+                _RECORDS.where(trailed), _TRAIL.position, limit, is_newest=is_newest
+            )
+        }
+        numbers = {record.seq for name, record in records.items() if name not in rows}
+        ids = {str(row.id) for name, row in rows.items() if name not in records}
+        # A number, or an id, may be that of another event as well.
+        for row in rows_with(self._connection, self._rows, number, numbers):
+            if _identity(row) in records:
+                rows[_identity(row)] = row
+        for record in rows_with(self._connection, _RECORDS, _TRAIL.event_id, ids):
+            if _identity(record) in rows:
+                records[_identity(record)] = record
+        events = [_stored_event(row, records.get(name)) for name, row in rows.items()]
+        events += [_trailed_event(records[name]) for name in records.keys() - rows.keys()]
+        return self._in_order(events)
 
-    def _stored(
-        self, condition: sa.ColumnElement[bool], limit: int, *, is_newest: bool
-    ) -> list[sa.Row[Any]]:
-        number = outbox_event.c.seq
-        query = sa.select(*(outbox_event.c[name] for name in ROW_COLUMNS)).where(condition)
-        order = number.desc() if is_newest else number
-        return list(self._connection.execute(query.order_by(order).limit(limit)))
+    def _select(
+        self,
+        query: sa.Select[Any],
+        order: sa.ColumnElement[int],
+        limit: int | None,
+        *,
+        is_newest: bool,
+    ) -> sa.CursorResult[Any]:
+        order = order.desc() if is_newest else order
+        return self._connection.execute(query.order_by(order).limit(limit))
 
-    def _trail(
-        self, condition: sa.ColumnElement[bool], limit: int, *, is_newest: bool
-    ) -> list[sa.Row[Any]]:
-        position = outbox_audit.c.position
-        order = position.desc() if is_newest else position
-        query = sa.select(outbox_audit).where(condition).order_by(order).limit(limit)
-        return list(self._connection.execute(query))
+    def _in_order(self, events: Iterable[Event]) -> list[Event]:
+        """Sort events: those of one log by their numbers, and several logs by time.
+
+        Several logs may share a trail. By time alone events of one log would not be in order,
+        because the clocks of its producers differ.
+        """
+        ordered = sorted(events, key=lambda event: (event.sequence, event.position or 0))
+        here = {event.name[0] for event in ordered if event.is_stored} | {self._source}
+        latest: dict[str | None, datetime] = {}
+        times: dict[Event, datetime] = {}
+        for event in ordered:
+            log = None if event.name[0] in here else event.name[0]
+            times[event] = latest[log] = max(latest.get(log, NEVER), event.time or NEVER)
+        return sorted(times, key=times.__getitem__)
 
 
-def _stored_event(row: sa.Row[Any], trail: sa.Row[Any] | None) -> Event:
+def _select_rows(source: str) -> sa.Select[Any]:
+    """Return the query of the log's rows, with a source where a row has none."""
+    columns: dict[str, sa.ColumnElement[Any]] = {name: outbox_event.c[name] for name in ROW_COLUMNS}
+    columns["source"] = sa.func.coalesce(columns["source"], source).label("source")
+    return sa.select(*columns.values())
+
+
+_TRAIL: Final = outbox_audit.c
+_RECORDS: Final = sa.select(
+    _TRAIL.position,
+    # Whoever tampers with the trail may write what no type of ours can read: the time `infinity`,
+    # and anything anywhere on SQLite. A timeline tells of the rest nevertheless.
+    sa.cast(_TRAIL.sequence, sa.BigInteger).label("seq"),
+    sa.cast(_TRAIL.event_id, sa.Text).label("id"),
+    sa.cast(_TRAIL.version, sa.BigInteger).label("version"),
+    *(
+        sa.cast(column, sa.Text).label(column.name)
+        for column in (
+            _TRAIL.source,
+            _TRAIL.type,
+            _TRAIL.subject,
+            _TRAIL.partition_key,
+            _TRAIL.actor,
+            _TRAIL.correlation_id,
+            _TRAIL.causation_id,
+            _TRAIL.time,
+            _TRAIL.recorded_at,
+        )
+    ),
+)
+
+
+def _identity(row: sa.Row[Any]) -> Identity:
+    """See `Event.identity`; of a row of the log or of the trail."""
+    return row.source, str(row.id), row.seq
+
+
+def _stored_event(row: sa.Row[Any], record: sa.Row[Any] | None) -> Event:
+    envelope = from_row(*tuple(row))
     return Event(
-        envelope=from_row(*tuple(row)),
+        envelope=envelope,
+        time=envelope.time,
         is_stored=True,
-        position=None if trail is None else trail.position,
-        recorded_at=None if trail is None else trail.recorded_at,
+        position=None if record is None else record.position,
+        recorded_at=None if record is None else _moment(record.recorded_at),
     )
 
 
-def _trailed_event(row: sa.Row[Any]) -> Event:
+def _trailed_event(record: sa.Row[Any]) -> Event:
+    time = _moment(record.time)
     envelope = Envelope(
-        id=row.event_id,
-        source=row.source or None,
-        type=row.type,
-        version=row.version,
-        time=row.time,
+        id=record.id,
+        source=record.source,
+        type=record.type,
+        version=record.version,
+        time=time or NEVER,
         data=b"",
-        subject=row.subject,
-        partition_key=row.partition_key,
-        actor=row.actor,
-        correlation_id=row.correlation_id,
-        causation_id=row.causation_id,
-        sequence=row.sequence or None,
+        subject=record.subject,
+        partition_key=record.partition_key,
+        actor=record.actor,
+        correlation_id=record.correlation_id,
+        causation_id=record.causation_id,
+        sequence=record.seq or None,
     )
     return Event(
-        envelope=envelope, is_stored=False, position=row.position, recorded_at=row.recorded_at
+        envelope=envelope,
+        time=time,
+        is_stored=False,
+        position=record.position,
+        recorded_at=_moment(record.recorded_at),
     )
+
+
+def _moment(text: str) -> datetime | None:
+    """Read what a database writes for a time; None where it is none."""
+    try:
+        moment = datetime.fromisoformat(text)
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
 
 
 def _causation(connection: sa.Connection) -> sa.ColumnElement[str]:

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import sqlalchemy as sa
 
-from outbox.chunks import in_chunks
 from outbox.errors import OutboxError
 from outbox.rows import Rows
 from outbox.table import outbox_checkpoint, outbox_event
+from outbox.transports import audit, transport_of
 from outbox.transports.topic import TopicTemplate
 from relay.delivered import Delivered, Held, delivered
 from relay.expiry import is_delivered, system_of
 from relay.filter import EventFilter
+from relay.timeline_lookup import rows_with
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
 
 State = Literal["delivered", "passed", "waiting", "set aside", "unknown"]
 
-CHUNK: Final = 500
-"""Values in one query, at most."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Passage:
@@ -42,8 +40,8 @@ class Passage:
     destination: str
     """The transport, and the topic or bucket where that is known."""
     state: State
-    """`delivered`; `passed` by the position of a route that did not start with the oldest event, so
-    that it may have begun behind this one; `waiting`; `set aside` as a dead letter; `unknown`."""
+    """`delivered`; `passed` by the position of a route that may not have carried it, because it
+    began behind it or carried others then; `waiting`; `set aside` as a dead letter; `unknown`."""
     by: datetime | None = None
     """When it was delivered at the latest; None where nothing that is stored tells."""
     reason: str | None = None
@@ -54,7 +52,6 @@ def passages(
     connection: sa.Connection,
     settings: Settings,
     events: Sequence[Event],
-    names: Mapping[Event, Name],
     handled: Handled,
     letters: Letters,
 ) -> dict[Event, list[Passage]]:
@@ -62,23 +59,29 @@ def passages(
     stored = {row.route: row for row in connection.execute(sa.select(outbox_checkpoint))}
     found: dict[Event, list[Passage]] = {event: [] for event in events}
     envelopes = Rows.of([event.envelope for event in events])
+    trail = _trail_of(settings)
     for route, own in settings.routes.items():
         row = stored.get(route)
         carried = [events[index] for index in EventFilter(own.types, own.where).select(envelopes)]
         told = None if row is None else _told(connection, route, own, row.position)
         settled = _settled(connection, told, carried)
         for event in carried:
-            proofs = list(_proofs(settings, route, own, event, handled.get(names[event], ())))
+            proofs = list(_proofs(settings, route, handled.get(event.name, ())))
+            is_recorded = route == trail and event.position is not None
+            if is_recorded and event.recorded_at is not None:
+                proofs.append(event.recorded_at)
             own_letters = [
                 letter
-                for letter in letters.get(names[event], ())
+                for letter in letters.get(event.name, ())
                 if letter.stage == "relay" and letter.owner == route
             ]
-            state = _state(own, told, event, settled, is_proved=bool(proofs))
+            state = _state(own, told, event, settled, is_proved=is_recorded or bool(proofs))
+            if state == "delivered" and route == trail and not is_recorded:
+                state = "passed"  # the trail would have it
             if own_letters:
                 proofs = [each.resolved_at for each in own_letters if each.resolved_at is not None]
                 state = "delivered" if own_letters[-1].status == "replayed" else "set aside"
-            elif row is not None and row.advanced_at is not None and event.sequence in settled:
+            elif row is not None and row.advanced_at is not None and event in settled:
                 proofs.append(row.advanced_at)
             if state is not None:
                 found[event].append(
@@ -110,7 +113,7 @@ def _state(
     own: RouteSettings,
     told: Delivered | Held | None,
     event: Event,
-    settled: set[int],
+    settled: set[Event],
     *,
     is_proved: bool,
 ) -> State | None:
@@ -121,37 +124,43 @@ def _state(
         return "waiting" if event.is_stored else None
     if not event.is_stored:
         return "passed"  # retention deletes what every route has settled, of those there were
-    if event.sequence in settled:
+    if event in settled:
         return "delivered" if own.start == "beginning" else "passed"
     return "unknown" if isinstance(told, Held) else "waiting"
 
 
 def _settled(
     connection: sa.Connection, told: Delivered | Held | None, events: Sequence[Event]
-) -> set[int]:
-    """Return the numbers of those events that a route has settled."""
+) -> set[Event]:
+    """Return those events that a route has settled."""
     if not isinstance(told, Delivered):
         return set()
-    numbers = [event.sequence for event in events if event.is_stored]
-    found: set[int] = set()
-    for chunk in in_chunks(numbers, CHUNK):
-        query = sa.select(outbox_event.c.seq).where(
-            outbox_event.c.seq.in_(chunk), *is_delivered(told)
-        )
-        found |= set(connection.scalars(query))
-    return found
+    stored = {event.sequence: event for event in events if event.is_stored}
+    query = sa.select(outbox_event.c.seq).where(*is_delivered(told))
+    rows = rows_with(connection, query, outbox_event.c.seq, stored)
+    return {stored[row.seq] for row in rows}
+
+
+def _trail_of(settings: Settings) -> str | None:
+    """Return the route that alone writes the trail of this database, where there is one."""
+    found = [
+        route
+        for route, own in settings.routes.items()
+        if own.transport == "audit" and _is_kept_here(settings, route, own)
+    ]
+    return found[0] if len(found) == 1 else None
+
+
+def _is_kept_here(settings: Settings, route: str, own: RouteSettings) -> bool:
+    _, options = transport_of(route, own, settings.url)
+    assert isinstance(options, audit.Options)  # noqa: S101  # of that transport
+    return audit.database_of(route, options) == settings.url
 
 
 def _proofs(
-    settings: Settings,
-    route: str,
-    own: RouteSettings,
-    event: Event,
-    handled: Sequence[tuple[str, datetime]],
+    settings: Settings, route: str, handled: Sequence[tuple[str, datetime]]
 ) -> Iterator[datetime]:
-    """Yield when something was done with an event that only comes from this route."""
-    if own.transport == "audit" and event.recorded_at is not None:
-        yield event.recorded_at
+    """Yield when a consumer has processed an event that it only has from this route."""
     for consumer, processed_at in handled:
         if _route_of(settings, consumer) == route:
             yield processed_at

@@ -70,8 +70,7 @@ def mariadb_template(mariadb_server: sa.URL) -> Iterator[Sequence[str]]:
 @pytest.fixture
 def mariadb_url(mariadb_server: sa.URL, mariadb_template: Sequence[str]) -> Iterator[str]:
     """The URL of a migrated database of the test's own."""
-    with mariadb_database(mariadb_server, "outbox_test") as url:
-        administer(url, *mariadb_template)
+    with mariadb_migrated(mariadb_server, mariadb_template) as url:
         yield url.render_as_string(hide_password=False)
 
 
@@ -112,6 +111,14 @@ def own_mariadb() -> Iterator[MariaDbServer]:
         find_programs()
     with mariadb() as server:
         yield server
+
+
+@contextmanager
+def mariadb_migrated(server: sa.URL, template: Sequence[str]) -> Iterator[sa.URL]:
+    """Make a migrated database that is gone when the block ends."""
+    with mariadb_database(server, "outbox_test") as url:
+        administer(url, *template)
+        yield url
 
 
 @contextmanager

@@ -64,7 +64,7 @@ def postgres_template(postgres_server: sa.URL) -> Iterator[str]:
 @pytest.fixture
 def postgres_url(postgres_server: sa.URL, postgres_template: str) -> Iterator[str]:
     """The URL of a migrated database of the test's own."""
-    with _database(postgres_server, "outbox_test", template=postgres_template) as url:
+    with postgres_migrated(postgres_server, postgres_template) as url:
         yield url.render_as_string(hide_password=False)
 
 
@@ -124,6 +124,13 @@ def pooled_engine(pooled_url: str) -> Iterator[sa.Engine]:
     engine = sa.create_engine(pooled_url, connect_args={"prepare_threshold": None})
     yield engine
     assert_all_given_back(engine)
+
+
+@contextmanager
+def postgres_migrated(server: sa.URL, template: str) -> Iterator[sa.URL]:
+    """Make a migrated database that is gone when the block ends."""
+    with _database(server, "outbox_test", template=template) as url:
+        yield url
 
 
 @contextmanager

@@ -78,6 +78,10 @@ def give_up(
         dead_letter.record(connection, stage, owner, [Failure(content, **failure)])
 
 
+HASHES = dict.fromkeys(("data_digest", "previous_hash", "hash"), bytes(32))
+"""Of no use to a timeline."""
+
+
 def record(engine: sa.Engine, seconds: float) -> None:
     """Write all events into an audit trail."""
     with engine.begin() as connection:
@@ -91,13 +95,31 @@ def record(engine: sa.Engine, seconds: float) -> None:
                 "causation_id": row.headers.get("causationid"),
                 "sequence": row.seq,
                 "recorded_at": at(seconds),
-                # Of no use to a timeline.
-                **dict.fromkeys(("data_digest", "previous_hash", "hash"), bytes(32)),
+                **HASHES,
             }
             same = ("type", "version", "subject", "partition_key", "time")
             connection.execute(
                 sa.insert(outbox_audit), values | {name: getattr(row, name) for name in same}
             )
+
+
+def add_record(
+    engine: sa.Engine, position: int, *, key: str = "o-1", seconds: float = 0, **columns: Any
+) -> None:
+    """Write a record into an audit trail of an event that never was in this log."""
+    row = {
+        "position": position,
+        "event_id": str(uuid.uuid4()),
+        "version": 1,
+        "partition_key": key,
+        "time": at(seconds),
+        "sequence": position,
+        "recorded_at": at(100),
+        **HASHES,
+        **columns,
+    }
+    with engine.begin() as connection:
+        connection.execute(sa.insert(outbox_audit), row)
 
 
 def forget(engine: sa.Engine) -> None:

@@ -6,9 +6,9 @@ from html import escape
 from typing import TYPE_CHECKING, Final
 
 from outbox.cli.envelopes import laid_out
-from outbox.cli.output import moment, visible
+from outbox.cli.output import visible
 from outbox.cli.timeline_rows import happenings
-from outbox.cli.timeline_text import STYLES, data_of, headline, sentence, summary, when
+from outbox.cli.timeline_text import STYLES, data_of, headline, sentence, summary, time_of, when
 from outbox.codec import time_text
 
 if TYPE_CHECKING:
@@ -79,8 +79,7 @@ def _page(found: Timeline) -> Iterator[str]:
 def _article(story: Story) -> Iterator[str]:
     kind = ' class="caused"' if story.depth else ""
     yield f'<article{kind} style="margin-left: {story.depth * INDENT_REM}rem">'
-    envelope = story.event.envelope
-    yield f'<time datetime="{time_text(envelope.time)}">{_text(moment(envelope.time))}</time>'
+    yield _time(story)
     yield f"<h2>{_headline(story)}</h2>"
     yield f'<p class="what">{_text(data_of(story))}</p>'
     yield "<ol>"
@@ -91,6 +90,13 @@ def _article(story: Story) -> Iterator[str]:
     yield f"<dl>{''.join(_attributes(story))}</dl>"
     yield f"<pre>{_data(story)}</pre></details>"
     yield "</article>"
+
+
+def _time(story: Story) -> str:
+    time = story.event.time
+    if time is None:
+        return f'<span class="when">{_text(time_of(story))}</span>'
+    return f'<time datetime="{time_text(time)}">{_text(time_of(story))}</time>'
 
 
 def _headline(story: Story) -> str:

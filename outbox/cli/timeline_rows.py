@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from relay.timeline import Event, Passage, Story, Timeline
 
 
+UNREADABLE: Final = "an unreadable time"
+"""Instead of what the trail has there and what is no time."""
+
+
 @dataclass(frozen=True, slots=True)
 class Happening:
     """One thing that happened to one event."""
@@ -37,10 +41,12 @@ class Happening:
 def happenings(story: Story) -> list[Happening]:
     """Return what happened to an event, in order; what has no time comes last."""
     event = story.event
-    first = Happening(event.envelope.time, False, "emitted", event.envelope.actor, "")
+    first = Happening(event.time, False, "emitted", event.envelope.actor, "")
     found = [*map(_passed, story.passages), *(_processed(story)), *_lettered(story)]
     if event.position is not None:
         place = f"position {event.position}"
+        if event.recorded_at is None:
+            place += f", at {UNREADABLE}"
         found.append(Happening(event.recorded_at, False, "recorded", "audit", place))
     known = sorted((each for each in found if each.at is not None), key=_moment)
     return [first, *known, *(each for each in found if each.at is None)]
@@ -106,6 +112,8 @@ def document(found: Timeline) -> dict[str, Any]:
 def _event(story: Story) -> dict[str, Any]:
     event = story.event
     cloud_event = to_json(event.envelope)
+    if event.time is None:
+        del cloud_event["time"]
     if not event.is_stored:
         cloud_event.pop("data_base64", None)
         cloud_event.pop("datacontenttype", None)  # nobody knows it any more

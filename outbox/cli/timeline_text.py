@@ -8,7 +8,7 @@ import orjson
 
 from outbox.cli.envelopes import redacted, text_of
 from outbox.cli.output import counted, moment
-from outbox.cli.timeline_rows import Happening, happenings
+from outbox.cli.timeline_rows import UNREADABLE, Happening, happenings
 from outbox.tracking import Change
 
 if TYPE_CHECKING:
@@ -46,6 +46,11 @@ def summary(found: Timeline) -> str:
     own = sum(story.depth == 0 for story in found.stories)
     caused = len(found.stories) - own
     return counted(own, "event") + (f", which caused {counted(caused, 'event')}" if caused else "")
+
+
+def time_of(story: Story) -> str:
+    """Say when an event happened."""
+    return UNREADABLE if story.event.time is None else moment(story.event.time)
 
 
 def headline(story: Story) -> list[tuple[str, str]]:
@@ -139,7 +144,7 @@ def _show(output: Output, story: Story) -> None:
     """Print one event: its times under each other, what became of it a bit to the right."""
     indent = STEP * story.depth
     branch = "└─ " if story.depth else "   "  # in the place of a `by `
-    at = moment(story.event.envelope.time)
+    at = f"{time_of(story):{len(TIME)}}"
     told = " ".join(text for _, text in headline(story))
     output.line(f"{indent}{branch}{at}  {told}", "bold")
     output.line(f"{indent}{'':{TIME_WIDTH}}    {data_of(story)}", "dim")
@@ -149,4 +154,5 @@ def _show(output: Output, story: Story) -> None:
 
 
 STEP: Final = "    "
-TIME_WIDTH: Final = len("by 2026-05-01 12:00:00Z")
+TIME: Final = "2026-05-01 12:00:00Z"
+TIME_WIDTH: Final = len(f"by {TIME}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING
 
@@ -82,12 +83,18 @@ def test_it_reads_like_a_story(program: Program, engine: sa.Engine) -> None:
     assert shown == STORY
 
 
-def test_a_terminal_has_the_same_words(program: Program, engine: sa.Engine) -> None:
+def test_a_terminal_has_the_same_words_and_shows_what_failed(
+    program: Program, engine: sa.Engine
+) -> None:
     tell(engine)
-    code, shown = program.on_terminal("audit", "timeline", "o-1")
-    assert code == 0
-    assert "shop.order.placed v1 by user:42" in shown
-    assert "no address" in shown
+    done = program.call("audit", "timeline", "o-1", FORCE_COLOR="1", TERM="xterm")
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if line]
+    styles = {re.sub(r"\x1b\[[0-9;]*m", "", line).strip(): line[:4] for line in lines}
+    [failed] = [told for told in styles if "no address" in told]
+    assert styles[failed] == "\x1b[31"
+    assert styles["waiting for kafka (kafka, topic shop.order)"] == "\x1b[33"
+    assert styles["2026-05-01 12:00:00Z  shop.order.placed v1 by user:42"] == "\x1b[1m"
 
 
 def test_scripts_get_one_document(program: Program, engine: sa.Engine) -> None:
@@ -183,6 +190,31 @@ def test_a_page_tells_the_whole_story(program: Program, engine: sa.Engine, tmp_p
         "new → paid",
     ):
         assert told in text
+
+
+def test_a_time_that_nobody_can_read_is_shown_as_such(
+    program: Program, engine: sa.Engine, tmp_path: Path
+) -> None:
+    emit(engine, "order.placed", 0)
+    record(engine, 5)
+    forget(engine)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE outbox_audit SET time = 'x', recorded_at = x'00'")
+    told = [
+        "   an unreadable time    shop.order.placed v1",
+        "                           in the audit trail at position 1, at an unreadable time",
+    ]
+    shown = program.call("audit", "timeline", "o-1").stdout.splitlines()
+    assert [line for line in shown if "unreadable" in line] == told
+    [found] = json.loads(program.call("audit", "timeline", "o-1", "--json").stdout)["events"]
+    assert "time" not in found["event"]
+    assert found["audit"] == {"position": 1, "recorded_at": None}
+    rows = csv.DictReader(program.call("audit", "timeline", "o-1", "--csv").stdout.splitlines())
+    assert {(row["what"], row["time"]) for row in rows} == {("emitted", ""), ("recorded", "")}
+    program.call("audit", "timeline", "o-1", "--html", "story.html")
+    page = (tmp_path / "story.html").read_text()
+    assert page.count("an unreadable time") == 2
+    assert "<time" not in page
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import inspect
+import shutil
+import sys
+import uuid
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlalchemy as sa
 
 from outbox import dead_letter
-from outbox.table import outbox_dead_letter
-from relay import timeline_events
+from outbox.table import (
+    outbox_audit,
+    outbox_checkpoint,
+    outbox_dead_letter,
+    outbox_event,
+    outbox_inbox,
+)
+from relay.database import make_engine
 from relay.timeline import Story, Timeline, timeline
+from tests.fix_mariadb import mariadb_migrated
+from tests.fix_postgres import postgres_migrated
+from tests.pool import assert_all_given_back
 from tests.storytelling import (
+    SOURCE,
+    add_record,
     advance,
     at,
     caused,
@@ -24,16 +40,50 @@ from tests.storytelling import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from outbox.settings import Settings
 
 KAFKA = {"transport": "kafka", "bootstrap_servers": "nowhere:1"}
 AUDIT = {"transport": "audit"}
 
 
-@pytest.fixture(params=["sqlite", "postgres", "mariadb_relay"])
-def engine(request: pytest.FixtureRequest) -> sa.Engine:
-    found: sa.Engine = request.getfixturevalue(f"{request.param}_engine")
-    return found
+@pytest.fixture(scope="module", params=["sqlite", "postgres", "mariadb"])
+def database(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[sa.Engine]:
+    """A migrated database for all tests of one kind, because to make one takes a second."""
+    with ExitStack() as stack:
+        if request.param == "sqlite":
+            path = tmp_path_factory.mktemp("timeline") / "outbox.db"
+            shutil.copyfile(request.getfixturevalue("sqlite_template"), path)
+            url = sa.make_url(f"sqlite:///{path}")
+        else:
+            server = request.getfixturevalue(f"{request.param}_server")
+            template = request.getfixturevalue(f"{request.param}_template")
+            migrated = {"postgres": postgres_migrated, "mariadb": mariadb_migrated}[request.param]
+            url = stack.enter_context(migrated(server, template))
+        engine = make_engine(url)
+        yield engine
+        engine.dispose()
+
+
+@pytest.fixture
+def engine(database: sa.Engine) -> Iterator[sa.Engine]:
+    yield database
+    assert_all_given_back(database)
+    with database.begin() as connection:
+        for table in (
+            outbox_event,
+            outbox_audit,
+            outbox_inbox,
+            outbox_dead_letter,
+            outbox_checkpoint,
+        ):
+            connection.execute(sa.delete(table))
+        if database.dialect.name == "mariadb":
+            # A gap at the beginning of the numbers would be one that may still be filled.
+            connection.exec_driver_sql("ALTER TABLE outbox_event AUTO_INCREMENT = 1")
 
 
 @pytest.fixture
@@ -43,6 +93,11 @@ def given(engine: sa.Engine) -> Settings:
 
 def names(found: Timeline) -> list[tuple[int, str]]:
     return [(story.depth, story.event.envelope.type) for story in found.stories]
+
+
+def numbers(engine: sa.Engine) -> list[int]:
+    with engine.connect() as connection:
+        return list(connection.scalars(sa.select(outbox_event.c.seq)))
 
 
 def letter_ids(engine: sa.Engine) -> list[int]:
@@ -214,26 +269,213 @@ def test_the_newest_of_the_trail_and_of_the_log_are_told(
     assert names(timeline(engine, given, "o-1", limit=2)) == [(0, "shop.c"), (0, "shop.d")]
 
 
-def test_the_log_is_read_from_behind_the_trail_on(
-    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "route",
+    [AUDIT, AUDIT | {"database_url": "sqlite:///elsewhere.db"}],
+    ids=["widened", "elsewhere"],
+)
+def test_events_that_this_trail_does_not_have_are_told(
+    sqlite_engine: sa.Engine, route: dict[str, str]
 ) -> None:
-    """And what the trail names is looked up, so nothing is missing."""
-    monkeypatch.setattr(timeline_events, "LATE", 0)
-    given = settings(engine, kafka=KAFKA, audit=AUDIT)
-    placed = emit(engine, "placed", 0)
+    """The route's position says nothing of them: it had other types, or has another trail."""
+    given = settings(sqlite_engine, audit=route)
+    placed = emit(sqlite_engine, "placed", 0)
+    caused(sqlite_engine, placed, "issued", 1, key="i-1")
+    emit(sqlite_engine, "other", 2, key="o-2", seq=1_000_000)
+    advance(sqlite_engine, "audit", 9)
+    found = timeline(sqlite_engine, given, "o-1")
+    assert names(found) == [(0, "shop.placed"), (1, "shop.issued")]
+    assert only(timeline(sqlite_engine, given, "i-1")).cause is not None
+
+
+def test_only_the_trail_of_its_own_database_proves_that_a_route_delivered(
+    engine: sa.Engine,
+) -> None:
+    emit(engine, "placed", 0)
     record(engine, 1)
+    emit(engine, "shipped", 2)
     advance(engine, "audit", 9)
-    caused(engine, placed, "issued", 2, key="i-1")
-    emit(engine, "shipped", 3)
-    with engine.connect() as connection:
-        assert timeline_events.Log(connection, given)._low > 0
-        partly = settings(engine, audit=AUDIT | {"types": ["x.*"]})
-        assert timeline_events.Log(connection, partly)._low == 0
+    told = {
+        name: [
+            (passage.state, passage.by)
+            for story in timeline(engine, settings(engine, audit=route), "o-1").stories
+            for passage in story.passages
+        ]
+        for name, route in {
+            "here": AUDIT,
+            "elsewhere": AUDIT | {"database_url": "sqlite:///elsewhere.db"},
+        }.items()
+    }
+    assert told == {
+        "here": [("delivered", at(1)), ("passed", at(9))],
+        "elsewhere": [("delivered", at(9)), ("delivered", at(9))],
+    }
+    # Of several routes nobody knows which one it was.
+    given = settings(engine, audit=AUDIT, copy=AUDIT)
+    placed = timeline(engine, given, "o-1").stories[0]
+    assert [(passage.state, passage.by) for passage in placed.passages] == [
+        ("delivered", at(9)),
+        ("waiting", None),
+    ]
+
+
+def test_a_trail_of_several_services_gives_each_event_its_own_record(
+    engine: sa.Engine, given: Settings
+) -> None:
+    """Numbers are those of a log, and ids those of a source: each may be there twice."""
+    placed = emit(engine, "placed", 0, key="o-2")
+    [number] = numbers(engine)
+    record(engine, 5)
+    other: dict[str, Any] = {"type": "billing.paid", "source": "/billing", "sequence": number}
+    add_record(engine, 2, key="o-1", **other)
+    add_record(engine, 3, key="o-1", event_id=placed, **other)
+    add_record(engine, 4, key="o-1", event_id=placed, **other | {"source": "/shipping"})
+    add_record(engine, 5, key="o-1", **other | {"sequence": 0})
+    add_record(engine, 6, key="o-1", **other | {"sequence": 0})
     found = timeline(engine, given, "o-1")
-    assert names(found) == [(0, "shop.placed"), (1, "shop.issued"), (0, "shop.shipped")]
-    assert found.stories[0].event.is_stored
-    passages = {passage.route: passage for passage in found.stories[0].passages}
-    assert (passages["audit"].state, passages["audit"].by) == ("delivered", at(1))
+    assert sorted(story.event.position or 0 for story in found.stories) == [2, 3, 4, 5, 6]
+    assert not any(story.event.is_stored for story in found.stories)
+    own = only(timeline(engine, given, "o-2"))
+    assert (own.event.is_stored, own.event.position) == (True, 1)
+
+
+def test_a_position_says_nothing_of_numbers_of_another_log(
+    engine: sa.Engine, given: Settings
+) -> None:
+    emit(engine, "placed", 0)
+    [number] = numbers(engine)
+    add_record(engine, 1, type="billing.paid", source="/billing", sequence=number, seconds=1)
+    advance(engine, "kafka", 9)
+    placed, paid = timeline(engine, given, "o-1").stories
+    assert [(each.state, each.by) for each in placed.passages] == [("delivered", at(9))]
+    assert [(each.state, each.by) for each in paid.passages] == [("passed", None)]
+
+
+def test_an_event_has_the_record_of_its_own_source(engine: sa.Engine, given: Settings) -> None:
+    emit(engine, "placed", 0, source="/eu")
+    emit(engine, "shipped", 1)
+    record(engine, 5)
+    process(engine, "billing", emit(engine, "billed", 2), 3)
+    placed, shipped, billed = timeline(engine, given, "o-1").stories
+    told = [(each.event.envelope.source, each.event.position) for each in (placed, shipped, billed)]
+    assert told == [("/eu", 1), (SOURCE, 2), (SOURCE, None)]
+    assert [each.consumer for each in billed.handlings] == ["billing"]
+
+
+def test_an_event_is_found_with_its_record_beyond_the_limit(
+    engine: sa.Engine, given: Settings
+) -> None:
+    emit(engine, "placed", 0)
+    emit(engine, "shipped", 60)
+    record(engine, 61)
+    for position in (3, 4, 5):
+        add_record(engine, position, type="billing.paid", source="/billing", seconds=30)
+    found = timeline(engine, given, "o-1", limit=2)
+    assert names(found) == [(0, "billing.paid"), (0, "shop.shipped")]
+    assert (found.stories[1].event.is_stored, found.stories[1].event.position) == (True, 2)
+
+
+def test_events_of_several_logs_are_told_by_time(engine: sa.Engine, given: Settings) -> None:
+    emit(engine, "placed", 10)
+    emit(engine, "shipped", 5)  # by a clock that is late
+    emit(engine, "closed", 40)
+    record(engine, 50)
+    billing: dict[str, Any] = {"source": "/billing", "type": "billing.paid"}
+    add_record(engine, 4, **billing, sequence=900, seconds=20)
+    add_record(engine, 5, **billing, sequence=901, seconds=30)
+    assert names(timeline(engine, given, "o-1")) == [
+        (0, "shop.placed"),
+        (0, "shop.shipped"),
+        (0, "billing.paid"),
+        (0, "billing.paid"),
+        (0, "shop.closed"),
+    ]
+
+
+def test_what_an_event_of_another_log_caused_is_told(engine: sa.Engine, given: Settings) -> None:
+    """Its number says nothing of those of its effects, and neither does its place in the trail."""
+    paid = str(uuid.uuid4())
+    caused(engine, paid, "shipped", 1)
+    record(engine, 2)
+    caused(engine, paid, "thanked", 3)
+    billing: dict[str, Any] = {"type": "billing.paid", "source": "/billing", "sequence": 1_000_000}
+    add_record(engine, 2, key="i-1", event_id=paid, **billing)
+    assert names(timeline(engine, given, "i-1")) == [
+        (0, "billing.paid"),
+        (1, "shop.shipped"),
+        (1, "shop.thanked"),
+    ]
+
+
+UNREADABLE = {
+    "sqlite": ["'x'", "x'00'", "1"],
+    "postgresql": ["'infinity'", "'-infinity'", "'0044-03-15 12:00:00 BC'"],
+    "mariadb": ["'0000-00-00 00:00:00'"],
+}
+
+
+@pytest.mark.parametrize("column", ["time", "recorded_at"])
+def test_a_time_that_was_tampered_with_hides_nothing(engine: sa.Engine, column: str) -> None:
+    given = settings(engine, audit=AUDIT)
+    emit(engine, "placed", 0)
+    emit(engine, "shipped", 1)
+    record(engine, 2)
+    advance(engine, "audit", 3)
+    forget(engine)
+    for value in UNREADABLE[engine.dialect.name]:
+        with engine.begin() as connection:
+            if engine.dialect.name == "mariadb":
+                connection.exec_driver_sql("SET sql_mode = ''")
+            connection.exec_driver_sql(
+                f"UPDATE outbox_audit SET {column} = {value} WHERE position = 1"
+            )
+        found = timeline(engine, given, "o-1")
+        assert names(found) == [(0, "shop.placed"), (0, "shop.shipped")]
+        placed, shipped = found.stories
+        times = {"time": placed.event.time, "recorded_at": placed.event.recorded_at}
+        assert times == {"time": at(0), "recorded_at": at(2)} | {column: None}
+        assert (shipped.event.time, shipped.event.recorded_at) == (at(1), at(2))
+        assert placed.passages[0].state == "delivered"
+
+
+def test_any_cell_may_have_been_tampered_with(sqlite_engine: sa.Engine) -> None:
+    """SQLite takes anything anywhere."""
+    given = settings(sqlite_engine)
+    emit(sqlite_engine, "placed", 0)
+    record(sqlite_engine, 2)
+    forget(sqlite_engine)
+    with sqlite_engine.begin() as connection:
+        for column in ("event_id", "source", "type", "subject", "actor", "version", "sequence"):
+            connection.exec_driver_sql(f"UPDATE outbox_audit SET {column} = CAST('x' AS BLOB)")
+    event = only(timeline(sqlite_engine, given, "o-1")).event
+    assert (event.envelope.type, event.envelope.actor, event.sequence) == ("x", "x", 0)
+
+
+def test_a_chain_of_effects_may_be_long(sqlite_engine: sa.Engine) -> None:
+    """As long as was asked for, though Python's own stack is shorter."""
+    length, room = 170, 150
+    ids = [str(uuid.uuid4()) for _ in range(length)]
+    rows = [
+        {
+            "id": own,
+            "type": "shop.x",
+            "partition_key": f"k-{index}",
+            "time": at(0),
+            "data": b"{}",
+            "headers": {"causationid": ids[index - 1]} if index else {},
+        }
+        for index, own in enumerate(ids)
+    ]
+    with sqlite_engine.begin() as connection:
+        connection.execute(sa.insert(outbox_event), rows)
+    given = settings(sqlite_engine)
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(len(inspect.stack(0)) + room)
+    try:
+        found = timeline(sqlite_engine, given, "k-0", limit=length, depth=length)
+    finally:
+        sys.setrecursionlimit(before)
+    assert [story.depth for story in found.stories] == list(range(length))
 
 
 def test_a_position_of_another_server_tells_nothing(postgres_engine: sa.Engine) -> None:
