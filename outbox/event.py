@@ -25,6 +25,7 @@ from pydantic_core import PydanticSerializationError, ValidationError, from_json
 from outbox import attrs_class
 from outbox.errors import EventDefinitionError, InvalidEventError, UnregisteredEventError
 from outbox.personal import PersonalField, RecursionInPersonalError, marked
+from outbox.sealing import has_token
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -158,10 +159,14 @@ class EventType:
         """
         try:
             # By the adapter's own parts: its methods take longer than what they call.
-            data = self.adapter.serializer.to_json(
+            data = clear = self.adapter.serializer.to_json(
                 event, by_alias=True, warnings="error", context=collector
             )
-            self.adapter.validator.validate_json(data)
+            if collector:
+                data, clear = collector.take(data)
+            if has_token(clear):
+                raise self._misfit(_impostor(clear))
+            self.adapter.validator.validate_json(clear)
         except ValidationError as exc:
             raise self._misfit(problems(exc)) from None
         except PydanticSerializationError:
@@ -202,7 +207,7 @@ class EventType:
 
     def text_of(self, event: object, field: str) -> str | None:
         """Return the value of a field of an event as text; None where it has none."""
-        value = event[field] if isinstance(event, dict) else getattr(event, field)
+        value = event.get(field) if isinstance(event, dict) else getattr(event, field, None)
         if isinstance(value, Enum):
             value = value.value  # as in its JSON
         return None if value is None else str(value)
@@ -325,6 +330,14 @@ def _rule(problem: ErrorDetails) -> str:
     # What an application's own validator says may quote the value.
     own = problem["type"] in {"value_error", "assertion_error"}
     return "does not pass its validator" if own else problem["msg"]
+
+
+def _impostor(data: bytes) -> str:
+    """Say where a text stands that would be read as an encrypted value."""
+    parsed = from_json(data)
+    values = parsed.items() if isinstance(parsed, dict) else [("the event", parsed)]
+    name = next(name for name, value in values if has_token(to_json(value)))
+    return f"{name}: has a text in the form of an encrypted value"
 
 
 def _fields(cls: type) -> set[str]:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-import pydantic_core
 from pydantic_core import core_schema
 
 from outbox.errors import EventDefinitionError
@@ -83,11 +82,16 @@ def _write(
     handler: core_schema.SerializerFunctionWrapHandler,
     info: core_schema.SerializationInfo,
 ) -> Any:
-    found = handler(value)
+    collector = info.context
+    if not isinstance(collector, Collector) or collector.is_hiding:
+        return handler(value)
+    collector.is_hiding = True
+    try:
+        found = handler(value)
+    finally:
+        collector.is_hiding = False
     # Nothing is to be hidden where there is nothing.
-    if found is None or not isinstance(info.context, Collector):
-        return found
-    return info.context.hide(subject, pydantic_core.to_json(found))
+    return None if found is None else collector.hide(subject, found)
 
 
 @dataclass(frozen=True)

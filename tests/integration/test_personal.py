@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import threading
+import uuid
+from dataclasses import replace
 from datetime import date
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,22 +15,25 @@ import jsonschema
 import orjson
 import pytest
 import sqlalchemy as sa
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 import outbox
+from outbox.codec import size_of
 from outbox.errors import (
     ConfigurationError,
     DatabaseUnavailableError,
+    EventTooLargeError,
     InvalidEventError,
     UsageError,
 )
 from outbox.event import catalogue
+from outbox.insert import insert
 from outbox.keys import TableKeyStore
 from outbox.schema.document import document
 from outbox.schema.fields import fields
-from outbox.sealing import REDACTED, is_token
+from outbox.sealing import REDACTED, is_token, key_ids
 from outbox.table import outbox_personal_key
 from tests.integration.consuming import QUICK, consume, letters
 from tests.personal import (
@@ -265,6 +271,120 @@ def test_personal_data_of_nobody_is_refused(engine: sa.Engine, store: TableKeySt
         session.connection()
         with pytest.raises(InvalidEventError, match="'friend_id'"):
             outbox.emit(session, ada(friend="Charles"))
+
+
+@outbox.event("tests.personal.comment", key="id")
+class Comment(BaseModel):
+    id: str
+    text: str = ""
+    tags: dict[str, str] = {}
+    name: Annotated[str | None, outbox.Personal] = None
+    size: Annotated[float | None, outbox.Personal] = None
+    home: Annotated[Address | None, outbox.Personal] = None
+    payload: Any = None
+
+
+def comments(engine: sa.Engine, on: type[Comment] | str) -> list[Any]:
+    """Return what a consumer gets of all that is stored."""
+    consumer = outbox.Consumer(f"comments of {on}", database=engine)
+    found: list[Any] = []
+    consumer.on(on)(lambda event, _: found.append(event))
+    consume(consumer, stored(engine))
+    assert letters(engine) == []
+    return found
+
+
+@pytest.mark.parametrize("is_reader", [True, False])
+def test_no_text_of_a_user_stops_a_worker_or_becomes_a_letter(
+    sqlite_engine: sa.Engine, *, is_reader: bool
+) -> None:
+    store = TableKeyStore(outbox.MasterKeys(MASTER), sqlite_engine)
+    with using(store):
+        emit(sqlite_engine, Comment(id="1", name=NAME))
+        (key_id,) = key_ids(stored(sqlite_engine)[0].data)
+        token = f"outbox-personal:1:{key_id}:{'A' * 41}"  # a length that base64 cannot have
+        emit(sqlite_engine, Comment(id="1", text=f'x"{token}'), Comment(id="1", tags={token: "v"}))
+        for wrong in (Comment(id="1", text=token), Comment.model_construct(id="1", name=token)):
+            with pytest.raises(InvalidEventError, match="the form of an encrypted value"):
+                emit(sqlite_engine, wrong)
+    # Another writer may have written it.
+    with sqlite_engine.begin() as connection:
+        made = replace(stored(sqlite_engine)[1], id=str(uuid.uuid4()), sequence=None)
+        insert(connection, [replace(made, data=orjson.dumps({"id": "1", "text": token}))])
+    with using(store if is_reader else None):
+        typed = comments(sqlite_engine, Comment)
+        plain = comments(sqlite_engine, "tests.personal.comment")
+    assert typed[0].name == (NAME if is_reader else None)
+    for found in (typed, [Comment(**{**each, "text": each["text"] or ""}) for each in plain]):
+        assert found[1:3] == [
+            Comment(id="1", text=f'x"{token}'),
+            Comment(id="1", tags={token: "v"}),
+        ]
+    assert typed[3].text == token
+
+
+def test_a_marked_object_comes_back_with_what_is_marked_in_it(
+    engine: sa.Engine, store: TableKeyStore
+) -> None:
+    event = Comment(id="1", home=Address(street="St James's Square 12", city="London"))
+    emit(engine, event)
+    assert comments(engine, Comment) == [event]
+
+
+def test_what_hides_behind_any_is_encrypted_too(engine: sa.Engine, store: TableKeyStore) -> None:
+    event = Comment(id="1", payload=Address(street="St James's Square 12", city="London"))
+    emit(engine, event)
+    assert b"Square" not in stored(engine)[0].data
+    assert comments(engine, Comment)[0].payload == event.payload.model_dump()
+
+
+@outbox.event("tests.personal.numbers", key="id")
+class Numbers(BaseModel):
+    model_config = ConfigDict(ser_json_inf_nan="strings", ser_json_bytes="base64")
+    id: str
+    values: Annotated[list[float] | None, outbox.Personal]
+    plain: list[float]
+
+
+def test_a_value_is_written_as_its_class_writes_it(engine: sa.Engine, store: TableKeyStore) -> None:
+    numbers = [float("inf"), float("-inf"), 0.5]
+    emit(engine, Numbers(id="1", values=numbers, plain=numbers))
+    found: list[Any] = []
+    consumer = outbox.Consumer("numbers", database=engine)
+    consumer.on("tests.personal.numbers")(lambda event, _: found.append(event))
+    consume(consumer, stored(engine))
+    assert found == [
+        {"id": "1", "values": found[0]["plain"], "plain": ["Infinity", "-Infinity", 0.5]}
+    ]
+
+
+def test_a_personal_value_is_held_to_the_rules_of_its_field_and_not_quoted(
+    engine: sa.Engine, store: TableKeyStore
+) -> None:
+    wrong = Detailed.model_construct(customer_id="c-1", code="Ada")
+    with pytest.raises(InvalidEventError, match="code: String should match") as caught:
+        emit(engine, wrong)
+    assert "Ada" not in str(caught.value)
+
+
+def test_the_size_of_an_event_is_that_of_its_tokens(
+    sqlite_engine: sa.Engine,
+) -> None:
+    event = Comment(id="1", name="x" * 1000, text="y" * 1000)
+    with using(TableKeyStore(outbox.MasterKeys(MASTER), sqlite_engine)):
+        with sqlite_engine.begin() as connection:
+            outbox.emit(connection, event)
+        size = size_of(stored(sqlite_engine)[0]) + len("/tests") - len("/")
+        with sqlite_engine.begin() as connection, pytest.raises(EventTooLargeError) as caught:
+            outbox.emit(connection, event, source="/", size_limit=1000)
+        told = re.search("of ([0-9,]+) bytes", str(caught.value))
+        assert told is not None
+        exact = int(told[1].replace(",", ""))
+        assert abs(exact - size) < 100
+        with sqlite_engine.begin() as connection:
+            outbox.emit(connection, event, source="/", size_limit=exact)
+            with pytest.raises(EventTooLargeError):
+                outbox.emit(connection, event, source="/", size_limit=exact - 1)
 
 
 def test_a_letter_and_the_log_of_a_failed_handler_quote_nothing(

@@ -11,17 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from outbox.envelope import Envelope
-from outbox.errors import ConfigurationError
+from outbox.errors import ConfigurationError, InvalidEventError
 from outbox.keys import MasterKeys, SubjectKey
 from outbox.sealing import (
     PREFIX,
     Collector,
-    Secret,
+    has_token,
     has_tokens,
     is_token,
     key_ids,
     opened,
-    seal,
     without_tokens,
 )
 
@@ -42,17 +41,16 @@ def sealed(*personal: tuple[str, Any], event_id: str = "e-1", **others: Any) -> 
     """Return an event whose fields `p0`, `p1` … are personal, of these subjects."""
     collector = Collector()
     data = {
-        f"p{number}": collector.hide(subject, orjson.dumps(value))
+        f"p{number}": collector.hide(subject, value)
         for number, (subject, value) in enumerate(personal)
     }
-    envelope = Envelope(
-        id=event_id,
-        source="/s",
-        type="t",
-        time=datetime.now(UTC),
-        data=orjson.dumps(data | others),
-    )
-    return seal(envelope, collector.secrets(lambda name: name or ""), KEYS)
+    taken, clear = collector.take(orjson.dumps(data | others))
+    assert orjson.loads(clear) == {f"p{n}": value for n, (_, value) in enumerate(personal)} | others
+    envelope = Envelope(id=event_id, source="/s", type="t", time=datetime.now(UTC), data=taken)
+    secrets = collector.secrets(lambda name: name or "")
+    found = secrets.seal(envelope, KEYS)
+    assert len(found.data) == len(taken) + secrets.growth
+    return found
 
 
 @given(values, values, st.text())
@@ -98,13 +96,56 @@ def test_a_token_that_somebody_wrote_by_hand_is_left_alone() -> None:
     assert opened(data, "e-1", SECRETS) == data
 
 
-def test_a_placeholder_is_known_as_one_and_cannot_be_guessed() -> None:
+HAND_WRITTEN = f"{PREFIX}1:{ADA.id}:"
+
+
+@pytest.mark.parametrize("length", range(38, 46))
+def test_a_token_of_any_length_that_somebody_wrote_is_left_alone(length: int) -> None:
+    """Also of a length that base64 cannot have."""
+    data = orjson.dumps({"text": HAND_WRITTEN + "A" * length})
+    assert opened(data, "e-1", SECRETS) == data
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"text": f'x"{HAND_WRITTEN}{"A" * 38}'},
+        {"text": f'\\"{HAND_WRITTEN}{"A" * 38}"'},
+        {"text": f'\\\\"{HAND_WRITTEN}{"A" * 38}", "'},
+        {f"{HAND_WRITTEN}{'A' * 38}": "x"},
+    ],
+)
+@pytest.mark.parametrize("option", [0, orjson.OPT_INDENT_2])
+def test_a_token_inside_a_text_or_as_a_name_is_none(value: dict[str, str], option: int) -> None:
+    data = orjson.dumps(value, option=option)
+    assert not has_token(data)
+    assert not has_token(data.replace(b'":', b'" \n:'))
+    assert key_ids(data) == set()
+    assert without_tokens(data) == data
+    assert opened(data, "e-1", SECRETS) == data
+
+
+def test_a_token_is_found_wherever_a_value_stands() -> None:
+    token = f"{HAND_WRITTEN}{'A' * 38}"
+    value = [token, {"a\\": token, "b": [token]}]
+    for option in (0, orjson.OPT_INDENT_2):
+        data = orjson.dumps(value, option=option)
+        assert has_token(data)
+        assert orjson.loads(without_tokens(data)) == [None, {"a\\": None, "b": [None]}]
+
+
+def test_what_is_collected_is_not_shown_and_its_mark_cannot_be_guessed() -> None:
     one, other = Collector(), Collector()
-    placeholder = one.hide(None, b'"Ada"')
-    assert is_token(placeholder)
-    assert placeholder != other.hide(None, b'"Ada"')
-    assert one.secrets(lambda _: "ada") == (Secret("ada", f'"{placeholder}"'.encode(), b'"Ada"'),)
-    assert "Ada" not in repr(one)
+    assert one.hide(None, "Ada")[0] != other.hide(None, "Ada")[0]
+    one.take(orjson.dumps(one.hide(None, "Ada")))
+    assert "Ada" not in f"{one!r} {one.secrets(lambda _: 'c-1')!r}"
+
+
+def test_a_value_that_was_put_into_another_one_is_refused() -> None:
+    collector = Collector()
+    text = str(collector.hide(None, "Ada"))
+    with pytest.raises(InvalidEventError, match="personal value into another"):
+        collector.take(orjson.dumps({"greeting": f"Hello {text}"}))
 
 
 def test_a_wrapped_key_opens_with_its_master_key_and_under_its_own_id_alone() -> None:
