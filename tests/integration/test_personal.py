@@ -483,6 +483,62 @@ def test_what_is_tracked_of_a_person_is_encrypted_and_forgotten(
     ]
 
 
+class Forgetting(TableKeyStore):
+    """A key store to which others come in between: they forget c-1 once it has read a key."""
+
+    def __init__(self, store: TableKeyStore, keys: outbox.MasterKeys, engine: sa.Engine) -> None:
+        super().__init__(keys, engine)
+        self._store = store
+        self.forgotten = 0
+
+    def _unwrap(self, row: Any) -> bytes:
+        secret = super()._unwrap(row)
+        if not self.forgotten:
+            self.forgotten += self._store.forget("c-1")
+        return secret
+
+
+def test_a_key_that_is_forgotten_while_keys_are_wrapped_anew_stays_forgotten(
+    engine: sa.Engine, store: TableKeyStore
+) -> None:
+    emit(engine, ada(), ada(customer_id="c-2"))
+    wrapping = Forgetting(store, outbox.MasterKeys(OTHER_MASTER, [MASTER]), engine)
+    assert (wrapping.rewrap(), wrapping.forgotten) == (1, 1)
+    with using(wrapping):
+        assert [event.name for event in consumed(engine, stored(engine))] == [REDACTED, NAME]
+
+
+def test_many_keys_are_wrapped_anew_in_several_transactions(
+    engine: sa.Engine, store: TableKeyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("outbox.keys.CHUNK", 2)
+    emit(engine, *[ada(customer_id=f"c-{number}") for number in range(5)])
+    both = TableKeyStore(outbox.MasterKeys(OTHER_MASTER, [MASTER]), engine)
+    assert (both.rewrap(), both.rewrap()) == (5, 0)
+
+
+def test_a_person_who_is_forgotten_while_a_writer_waits_for_their_key_gets_a_new_one(
+    postgres_engine: sa.Engine,
+) -> None:
+    """Another writer's key is there when ours is made, and gone when it is read."""
+    keys = outbox.MasterKeys(MASTER)
+    store = TableKeyStore(keys, postgres_engine)
+    statements: list[str] = []
+
+    def come_between(_connection: Any, _cursor: Any, statement: str, *_: object) -> None:
+        statements.append(statement.split(maxsplit=1)[0])
+        if statements == ["SELECT", "INSERT"]:
+            with postgres_engine.begin() as other:
+                store.provide(other, ["c-1"])
+        elif statements == ["SELECT", "INSERT", "SELECT"]:
+            assert store.forget("c-1") == 1
+
+    with postgres_engine.begin() as connection:
+        sa.event.listen(connection, "before_cursor_execute", come_between)
+        (found,) = store.provide(connection, ["c-1"]).values()
+    assert store.find([found.id]) == {found.id: found.secret}
+
+
 def test_keys_are_wrapped_anew_and_the_former_master_key_given_up(
     engine: sa.Engine, store: TableKeyStore
 ) -> None:
