@@ -25,12 +25,11 @@ from pydantic_core import PydanticSerializationError, ValidationError, from_json
 from outbox import attrs_class
 from outbox.errors import EventDefinitionError, InvalidEventError, UnregisteredEventError
 from outbox.personal import PersonalField, RecursionInPersonalError, marked
+from outbox.problems import without_values
 from outbox.sealing import has_token
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-
-    from pydantic_core import ErrorDetails
 
     from outbox.sealing import Collector
 
@@ -66,7 +65,7 @@ class EventType:
                 example = self.load(to_json(example, by_alias=True))
             return from_json(self.dump(example))
         except ValidationError as exc:
-            found = problems(exc)
+            found = self.problems(exc)
         except PydanticSerializationError:
             found = "it has a value that cannot become JSON"
         except InvalidEventError as exc:
@@ -168,12 +167,21 @@ class EventType:
                 raise self._misfit(_impostor(clear))
             self.adapter.validator.validate_json(clear)
         except ValidationError as exc:
-            raise self._misfit(problems(exc)) from None
+            raise self._misfit(self.problems(exc)) from None
         except PydanticSerializationError:
             raise self._misfit(self._find_problems(event)) from None
         except PydanticUserError as exc:  # a name in its annotations that was never defined
             raise EventDefinitionError(_unreadable(self.cls, exc)) from exc
         return data
+
+    def problems(self, error: ValidationError) -> str:
+        """Say which fields break which rule, and nothing that stands in the data."""
+        return without_values(error, self._names)
+
+    @cached_property
+    def _names(self) -> frozenset[str]:
+        """The names of all fields in its JSON, nested ones included."""
+        return frozenset(_names(self.json_schema))
 
     def _misfit(self, found: str) -> InvalidEventError:
         return InvalidEventError(f"{self} does not fit its own type {place(self.cls)}: {found}")
@@ -184,7 +192,7 @@ class EventType:
             data = self.adapter.dump_json(event, by_alias=True, warnings=False)
             self.adapter.validate_json(data, strict=True)
         except ValidationError as exc:
-            return problems(exc)
+            return self.problems(exc)
         except PydanticSerializationError:
             names = [name for name in _field_names(event) if not self._can_dump(event, name)]
             return f"{', '.join(names) or 'a field'}: has a value that cannot become JSON"
@@ -318,26 +326,23 @@ def event(
     return register
 
 
-def problems(error: ValidationError) -> str:
-    """Say which fields break which rule, without their values."""
-    return "; ".join(
-        f"{'.'.join(map(str, problem['loc'])) or 'the event'}: {_rule(problem)}"
-        for problem in error.errors(include_url=False, include_input=False, include_context=False)
-    )
-
-
-def _rule(problem: ErrorDetails) -> str:
-    # What an application's own validator says may quote the value.
-    own = problem["type"] in {"value_error", "assertion_error"}
-    return "does not pass its validator" if own else problem["msg"]
-
-
 def _impostor(data: bytes) -> str:
     """Say where a text stands that would be read as an encrypted value."""
     parsed = from_json(data)
     values = parsed.items() if isinstance(parsed, dict) else [("the event", parsed)]
     name = next(name for name, value in values if has_token(to_json(value)))
     return f"{name}: has a text in the form of an encrypted value"
+
+
+def _names(schema: Any) -> Iterator[str]:
+    """Yield the names of the fields in a JSON Schema."""
+    if isinstance(schema, dict):
+        yield from schema.get("properties", ())
+        schema = schema.values()
+    elif not isinstance(schema, list):
+        return
+    for each in schema:
+        yield from _names(each)
 
 
 def _fields(cls: type) -> set[str]:

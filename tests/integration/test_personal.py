@@ -9,13 +9,14 @@ import threading
 import uuid
 from dataclasses import replace
 from datetime import date
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import jsonschema
 import orjson
 import pytest
 import sqlalchemy as sa
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
@@ -405,6 +406,73 @@ def test_a_letter_and_the_log_of_a_failed_handler_quote_nothing(
     told = [logging.Formatter().format(record) for record in caplog.records]
     assert any("in fail" in text for text in told)  # where it failed is told
     assert not any("Lovelace" in text for text in told)
+
+
+class Kind(BaseModel):
+    kind: Literal["a"]
+
+
+class OtherKind(BaseModel):
+    kind: Literal["b"]
+
+
+def check_address(text: str) -> str:
+    if "@" not in text:
+        raise PydanticCustomError("address", "{text} is no address", {"text": text})
+    return text
+
+
+@outbox.event("tests.personal.contacts", key="id")
+class Contacts(BaseModel):
+    id: str
+    numbers: Annotated[dict[str, Any] | None, outbox.Personal] = None
+    email: Annotated[str | None, outbox.Personal] = None
+    kind: Annotated[dict[str, str] | None, outbox.Personal] = None
+    year: Annotated[Any, outbox.Personal] = None
+
+
+@outbox.event("tests.personal.contacts", key="id", version=2)
+class LaterContacts(BaseModel):
+    id: str
+    numbers: dict[str, int] | None = None
+    email: Annotated[Annotated[str, AfterValidator(check_address)] | None, outbox.Personal] = None
+    kind: Annotated[Kind | OtherKind | None, outbox.Personal, Field(discriminator="kind")] = None
+    year: Annotated[int | None, outbox.Personal] = None
+
+
+CONTACTS: dict[str, Any] = {
+    "id": "1",
+    "numbers": {"Charles Babbage": "none"},
+    "email": NAME,
+    "kind": {"kind": "countess"},
+    "year": "1815 or so",
+}
+TOLD = ("numbers: Input should be a valid integer", "email: does not pass its validator", "year: ")
+QUOTED = ("Babbage", "Lovelace", "countess", "1815")
+
+
+def test_a_letter_of_data_that_does_not_fit_names_fields_and_rules_alone(
+    engine: sa.Engine, store: TableKeyStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    emit(engine, Contacts(**CONTACTS))
+    consumer = outbox.Consumer("later", database=engine)
+    consumer.on(LaterContacts)(lambda _event, _context: None)
+    with caplog.at_level(logging.INFO):
+        consume(consumer, [replace(each, version=2) for each in stored(engine)])
+    (letter,) = letters(engine)
+    assert letter.reason.startswith("MisfitError: its data does not fit tests.personal.contacts v2")
+    assert all(text in letter.reason for text in TOLD)
+    told = [letter.reason, *(logging.Formatter().format(record) for record in caplog.records)]
+    assert not any(quoted in text for text in told for quoted in QUOTED)
+
+
+def test_what_emit_refuses_is_told_by_fields_and_rules_alone(
+    sqlite_engine: sa.Engine,
+) -> None:
+    wrong: Any = LaterContacts.model_construct(**CONTACTS | {"email": "x"})
+    with sqlite_engine.begin() as connection, pytest.raises(InvalidEventError) as caught:
+        outbox.emit(connection, wrong)
+    assert not any(quoted in str(caught.value) for quoted in QUOTED)
 
 
 class Down:
