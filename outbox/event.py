@@ -24,7 +24,8 @@ from pydantic_core import PydanticSerializationError, ValidationError, from_json
 
 from outbox import attrs_class
 from outbox.errors import EventDefinitionError, InvalidEventError, UnregisteredEventError
-from outbox.personal import PersonalField, RecursionInPersonalError, marked
+from outbox.marked import MisplacedError, marked
+from outbox.personal import PersonalField
 from outbox.problems import without_values
 from outbox.sealing import has_token
 
@@ -96,15 +97,16 @@ class EventType:
     def personal(self) -> tuple[PersonalField, ...]:
         """The fields marked by `outbox.Personal`, nested ones included.
 
-        Raises `EventDefinitionError` where one has no subject, or could be in endless places.
+        Raises `EventDefinitionError` where one has no subject, would not be encrypted, or could be
+        in endless places.
         """
         try:
-            return tuple(self._personal(*each) for each in marked(self.json_schema))
-        except RecursionInPersonalError as exc:
-            raise EventDefinitionError(
-                f"{self}: {place(self.cls)} has a personal field inside {exc}, which contains"
-                " itself, so that its places cannot be listed: mark the whole field that holds it"
-            ) from None
+            found = marked(self.adapter.core_schema)
+        except MisplacedError as exc:
+            raise EventDefinitionError(f"{self}: {place(self.cls)} has {exc}") from None
+        except PydanticUserError as exc:
+            raise EventDefinitionError(_unreadable(self.cls, exc)) from exc
+        return tuple(self._personal(*each) for each in found.items())
 
     def _personal(self, path: tuple[str, ...], subject: str | None) -> PersonalField:
         name = subject or self.key
@@ -145,7 +147,7 @@ class EventType:
 
     def check(self) -> None:
         """Raise `EventDefinitionError` where the declaration is wrong, or not complete by now."""
-        _ = self.personal, self.examples
+        _ = self.json_schema, self.personal, self.examples
 
     def dump(self, event: object, collector: Collector | None = None) -> bytes:
         """Serialise an event to JSON that its own class reads back.
