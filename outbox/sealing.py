@@ -145,7 +145,7 @@ def has_tokens(data: bytes) -> bool:
 
 def has_token(data: bytes) -> bool:
     """Tell whether a text in an event's JSON has the form of a token."""
-    return has_tokens(data) and _TOKEN.search(data) is not None
+    return _MARK in data and _TOKEN.search(data) is not None
 
 
 def _token(key: SubjectKey, event_id: str, value: bytes) -> bytes:

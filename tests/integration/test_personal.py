@@ -616,5 +616,10 @@ def test_keys_are_wrapped_anew_and_the_former_master_key_given_up(
     assert both.rewrap() == 0
     with using(TableKeyStore(outbox.MasterKeys(OTHER_MASTER), engine)):
         assert [event.name for event in consumed(engine, stored(engine))] == [NAME, NAME]
+    # The first step of the guide: a process that wraps by the old key, and knows the new one.
+    with using(TableKeyStore(outbox.MasterKeys(MASTER, [OTHER_MASTER]), engine)):
+        emit(engine, ada())
     with pytest.raises(ConfigurationError, match="wrapped by the master key"):
         consumed(engine, stored(engine), "late")
+    with pytest.raises(ConfigurationError, match="wrapped by the master key"):
+        emit(engine, ada())
