@@ -190,7 +190,7 @@ class TableKeyStore:
     def forget(self, subject: str, /) -> int:
         """See `KeyStore`; a row without a key stays, and says when it was deleted."""
         with self._own().begin() as connection:
-            return forget(connection, subject)
+            return delete_key(connection, subject)
 
     def rewrap(self) -> int:
         """Wrap the keys of former master keys by the current one; return how many there were.
@@ -251,7 +251,7 @@ class TableKeyStore:
         }
 
 
-def forget(connection: sa.Connection, subject: str) -> int:
+def delete_key(connection: sa.Connection, subject: str) -> int:
     """Delete the key of a subject in `outbox_personal_key`; return how many there were, 0 or 1.
 
     Its row stays without the key, and says when it was deleted. No master key is needed.

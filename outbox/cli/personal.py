@@ -39,7 +39,7 @@ def forget(
     if not yes:
         run.confirm(f"Make the personal data of {subject} unreadable, for good?")
     with keys.engine_of(run.settings, poolclass=sa.NullPool).begin() as connection:
-        count = keys.forget(connection, subject)
+        count = keys.delete_key(connection, subject)
     if not count:
         msg = (
             f"there is no key of {subject!r} in outbox_personal_key: nothing personal was emitted,"
