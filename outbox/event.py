@@ -164,7 +164,7 @@ class EventType:
                 event, by_alias=True, warnings="error", context=collector
             )
             if collector:
-                data, clear = collector.take(data)
+                data, clear = self._taken(data, collector)
             if has_token(clear):
                 raise self._misfit(_impostor(clear))
             self.adapter.validator.validate_json(clear)
@@ -175,6 +175,12 @@ class EventType:
         except PydanticUserError as exc:  # a name in its annotations that was never defined
             raise EventDefinitionError(_unreadable(self.cls, exc)) from exc
         return data
+
+    def _taken(self, data: bytes, collector: Collector) -> tuple[bytes, bytes]:
+        try:
+            return collector.take(data)
+        except ValueError as exc:
+            raise self._misfit(str(exc)) from None
 
     def problems(self, error: ValidationError) -> str:
         """Say which fields break which rule, and nothing that stands in the data."""

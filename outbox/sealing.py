@@ -22,7 +22,7 @@ from functools import partial
 from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, Any, Final
 
-from outbox.errors import ConfigurationError, InvalidEventError
+from outbox.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -112,9 +112,10 @@ class Collector:
     def take(self, data: bytes) -> tuple[bytes, bytes]:
         """Take the values out of the event's JSON; return it without them, and in clear.
 
-        Raises `InvalidEventError` where a serialiser of the application has used one elsewhere.
+        Raises `ValueError` where a serializer of the application has made something else of them.
         """
-        pieces = data.split(f'"{self._mark}"'.encode())
+        mark = f'"{self._mark}"'.encode()
+        pieces = data.split(mark)
         rest, hidden = pieces[::2], pieces[1::2]
         last = len(rest) - 1
         self._rest = [
@@ -123,8 +124,10 @@ class Collector:
         parts = [piece[1:-1].partition(b",") for piece in hidden]
         self._values = [value for _, _, value in parts]
         clear = _joined(self._rest, self._values)
-        if len(hidden) != last or self._mark.encode() in clear:
-            raise InvalidEventError("a serializer has put a personal value into another one")
+        written = [b"[%b,%b,%b,%b]" % (mark, number, value, mark) for number, _, value in parts]
+        is_whole = _joined(self._rest, written) == data and self._mark.encode() not in clear
+        if not is_whole or not all(number.isdigit() for number, _, _ in parts):
+            raise ValueError("a serializer has made something else of a personal value")
         self._subject_fields = [self._fields[int(number)] for number, _, _ in parts]
         return _joined(self._rest, [_PLACE] * last), clear
 

@@ -413,6 +413,23 @@ def check_taken(cls: Any, event: Any, paths: list[str]) -> None:
     assert b"Ada" not in data
 
 
+@outbox.event("catalogue.personal.greeting", key="id")
+class Greeting(BaseModel):
+    id: str
+    name: Name
+
+    @model_serializer(mode="wrap")
+    def in_json(self, handler: Any) -> Any:
+        found = handler(self)
+        return {**found, "text": f"Hello {found['name']}"}
+
+
+def test_a_serializer_that_uses_a_personal_value_elsewhere_is_told() -> None:
+    with pytest.raises(InvalidEventError, match=r"Greeting: a serializer has made") as caught:
+        catalogue.of(Greeting).dump(Greeting(id="1", name="Ada"), Collector())
+    assert "Ada" not in str(caught.value)
+
+
 def test_a_class_that_hides_its_json_schema_does_not_hide_its_personal_fields() -> None:
     check_taken(WithoutProperties, WithoutProperties(id="1", held="Ada"), ["/held"])
 
