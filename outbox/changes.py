@@ -23,7 +23,7 @@ from sqlalchemy.orm.base import LoaderCallableStatus
 from outbox.chunks import in_chunks
 from outbox.emitter import emit
 from outbox.errors import InvalidEventError
-from outbox.event import problems
+from outbox.event import catalogue
 from outbox.tracking import Tracking, tracking_of
 
 if TYPE_CHECKING:
@@ -266,8 +266,9 @@ def _emit(
             }
         )
     except ValidationError as exc:
+        found = catalogue.of(tracking.event).problems(exc)
         raise InvalidEventError(
-            f"a change of {tracking.cls.__qualname__} cannot be told: {problems(exc)}"
+            f"a change of {tracking.cls.__qualname__} cannot be told: {found}"
         ) from None
     emit(session, change, subject=_text(identity))
 

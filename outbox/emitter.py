@@ -24,14 +24,12 @@ from outbox.sealing import Collector
 from outbox.settings import MAX_RECORD_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import psycopg
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
 
     from outbox.envelope import Envelope
     from outbox.event import EventType
-    from outbox.sealing import Secret
+    from outbox.sealing import Secrets
 
     Target: TypeAlias = (
         Session
@@ -116,7 +114,7 @@ def emit(
     draft.version = event_type.version
     draft.time = datetime.now(UTC) if time is None else _time(time)
     draft.content_type = JSON_CONTENT_TYPE
-    collector = Collector() if event_type.personal else None
+    collector = Collector()
     draft.data = event_type.dump(event, collector)
     draft.subject = _text("subject", subject)
     draft.partition_key = _key(event_type, event) if key is None else _name("key", key)
@@ -137,29 +135,31 @@ def emit(
         if draft.actor is None and who is not None:  # said around the worker, not in the handler
             draft.actor = _text("actor", who.name)
     envelope = draft.finish()
-    if may_exceed(envelope, size_limit):
-        _check_size(event_type, envelope, size_limit)
-    _add(target, envelope, _secrets(collector, event_type, event) if collector else ())
+    secrets = _secrets(collector, event_type, event) if collector else None
+    growth = secrets.growth if secrets else 0
+    if may_exceed(envelope, size_limit - growth):
+        _check_size(event_type, size_of(envelope) + growth, size_limit)
+    _add(target, envelope, secrets)
     return envelope
 
 
-def _secrets(collector: Collector, event_type: EventType, event: object) -> Sequence[Secret]:
+def _secrets(collector: Collector, event_type: EventType, event: object) -> Secrets:
     """Return the personal values of an event, each with its subject."""
 
     def subject_of(field: str | None) -> str:
-        name = field or event_type.key or ""
-        subject = event_type.text_of(event, name)
+        name = field or event_type.key
+        subject = None if name is None else event_type.text_of(event, name)
         if not subject:
+            where = "no key" if name is None else f"nothing in {name!r}"
             raise InvalidEventError(
-                f"{event_type} has personal data, and nothing in {name!r} that says whose it is"
+                f"{event_type} has personal data, and {where} that says whose it is"
             )
         return subject
 
     return collector.secrets(subject_of)
 
 
-def _check_size(event_type: EventType, envelope: Envelope, limit: int) -> None:
-    size = size_of(envelope)
+def _check_size(event_type: EventType, size: int, limit: int) -> None:
     if size > limit:
         raise EventTooLargeError(
             f"{event_type} would be a record of {size:,} bytes, the limit is {limit:,}: store"
@@ -168,15 +168,15 @@ def _check_size(event_type: EventType, envelope: Envelope, limit: int) -> None:
         )
 
 
-def _add(target: object, envelope: Envelope, secrets: Sequence[Secret]) -> None:
+def _add(target: object, envelope: Envelope, secrets: Secrets | None) -> None:
     target = _sync(target)
-    if secrets:
+    if secrets is not None:
         require_key_store()  # here, and not when the transaction is about to commit
     if isinstance(target, Session):
         pending.add_to_session(target, envelope, secrets)
     elif isinstance(target, sa.Connection):
         pending.add_to_connection(target, envelope, secrets)
-    elif secrets:
+    elif secrets is not None:
         raise UsageError(
             "an event with personal data needs a key from a table, so emit it on a SQLAlchemy"
             f" Session or Connection, not on {type(target).__module__}.{type(target).__qualname__}"

@@ -17,6 +17,7 @@ OutboxError
 │   ├── InDoubtError                … it is not known whether a transaction was committed
 │   └── LeaseLostError              … another relay holds the route, or its position was moved
 └── PermanentError                  set this one event aside: it can never succeed
+    ├── MisfitError                 … its data does not fit the class of its handler
     ├── RecordRefusedError          … the destination can never take this record
     └── DecodeError                 … what arrived is not an event
 """
@@ -100,6 +101,15 @@ class LeaseLostError(TransientError):
 
 class PermanentError(OutboxError):
     """One event that can never succeed; a handler raises it to skip all further attempts."""
+
+
+class MisfitError(PermanentError):
+    """The event's data does not fit the class that its handler takes."""
+
+    def __init__(self, message: str, without_values: str) -> None:
+        """Take the same twice: as it is, and without anything that stands in the data."""
+        super().__init__(message)
+        self.without_values = without_values
 
 
 class RecordRefusedError(PermanentError):

@@ -24,12 +24,13 @@ from pydantic_core import PydanticSerializationError, ValidationError, from_json
 
 from outbox import attrs_class
 from outbox.errors import EventDefinitionError, InvalidEventError, UnregisteredEventError
-from outbox.personal import PersonalField, RecursionInPersonalError, marked
+from outbox.marked import MisplacedError, marked
+from outbox.personal import PersonalField
+from outbox.problems import without_values
+from outbox.sealing import has_token
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-
-    from pydantic_core import ErrorDetails
 
     from outbox.sealing import Collector
 
@@ -65,7 +66,7 @@ class EventType:
                 example = self.load(to_json(example, by_alias=True))
             return from_json(self.dump(example))
         except ValidationError as exc:
-            found = problems(exc)
+            found = self.problems(exc)
         except PydanticSerializationError:
             found = "it has a value that cannot become JSON"
         except InvalidEventError as exc:
@@ -96,15 +97,16 @@ class EventType:
     def personal(self) -> tuple[PersonalField, ...]:
         """The fields marked by `outbox.Personal`, nested ones included.
 
-        Raises `EventDefinitionError` where one has no subject, or could be in endless places.
+        Raises `EventDefinitionError` where one has no subject, would not be encrypted, or could be
+        in endless places.
         """
         try:
-            return tuple(self._personal(*each) for each in marked(self.json_schema))
-        except RecursionInPersonalError as exc:
-            raise EventDefinitionError(
-                f"{self}: {place(self.cls)} has a personal field inside {exc}, which contains"
-                " itself, so that its places cannot be listed: mark the whole field that holds it"
-            ) from None
+            found = marked(self.adapter.core_schema)
+        except MisplacedError as exc:
+            raise EventDefinitionError(f"{self}: {place(self.cls)} has {exc}") from None
+        except PydanticUserError as exc:
+            raise EventDefinitionError(_unreadable(self.cls, exc)) from exc
+        return tuple(self._personal(*each) for each in found.items())
 
     def _personal(self, path: tuple[str, ...], subject: str | None) -> PersonalField:
         name = subject or self.key
@@ -145,7 +147,7 @@ class EventType:
 
     def check(self) -> None:
         """Raise `EventDefinitionError` where the declaration is wrong, or not complete by now."""
-        _ = self.personal, self.examples
+        _ = self.json_schema, self.personal, self.examples
 
     def dump(self, event: object, collector: Collector | None = None) -> bytes:
         """Serialise an event to JSON that its own class reads back.
@@ -158,17 +160,36 @@ class EventType:
         """
         try:
             # By the adapter's own parts: its methods take longer than what they call.
-            data = self.adapter.serializer.to_json(
+            data = clear = self.adapter.serializer.to_json(
                 event, by_alias=True, warnings="error", context=collector
             )
-            self.adapter.validator.validate_json(data)
+            if collector:
+                data, clear = self._taken(data, collector)
+            if has_token(clear):
+                raise self._misfit(_impostor(clear))
+            self.adapter.validator.validate_json(clear)
         except ValidationError as exc:
-            raise self._misfit(problems(exc)) from None
+            raise self._misfit(self.problems(exc)) from None
         except PydanticSerializationError:
             raise self._misfit(self._find_problems(event)) from None
         except PydanticUserError as exc:  # a name in its annotations that was never defined
             raise EventDefinitionError(_unreadable(self.cls, exc)) from exc
         return data
+
+    def _taken(self, data: bytes, collector: Collector) -> tuple[bytes, bytes]:
+        try:
+            return collector.take(data)
+        except ValueError as exc:
+            raise self._misfit(str(exc)) from None
+
+    def problems(self, error: ValidationError) -> str:
+        """Say which fields break which rule, and nothing that stands in the data."""
+        return without_values(error, self._names)
+
+    @cached_property
+    def _names(self) -> frozenset[str]:
+        """The names of all fields in its JSON, nested ones included."""
+        return frozenset(_names(self.json_schema))
 
     def _misfit(self, found: str) -> InvalidEventError:
         return InvalidEventError(f"{self} does not fit its own type {place(self.cls)}: {found}")
@@ -179,7 +200,7 @@ class EventType:
             data = self.adapter.dump_json(event, by_alias=True, warnings=False)
             self.adapter.validate_json(data, strict=True)
         except ValidationError as exc:
-            return problems(exc)
+            return self.problems(exc)
         except PydanticSerializationError:
             names = [name for name in _field_names(event) if not self._can_dump(event, name)]
             return f"{', '.join(names) or 'a field'}: has a value that cannot become JSON"
@@ -202,7 +223,7 @@ class EventType:
 
     def text_of(self, event: object, field: str) -> str | None:
         """Return the value of a field of an event as text; None where it has none."""
-        value = event[field] if isinstance(event, dict) else getattr(event, field)
+        value = event.get(field) if isinstance(event, dict) else getattr(event, field, None)
         if isinstance(value, Enum):
             value = value.value  # as in its JSON
         return None if value is None else str(value)
@@ -313,18 +334,23 @@ def event(
     return register
 
 
-def problems(error: ValidationError) -> str:
-    """Say which fields break which rule, without their values."""
-    return "; ".join(
-        f"{'.'.join(map(str, problem['loc'])) or 'the event'}: {_rule(problem)}"
-        for problem in error.errors(include_url=False, include_input=False, include_context=False)
-    )
+def _impostor(data: bytes) -> str:
+    """Say where a text stands that would be read as an encrypted value."""
+    parsed = from_json(data)
+    values = parsed.items() if isinstance(parsed, dict) else [("the event", parsed)]
+    name = next(name for name, value in values if has_token(to_json(value)))
+    return f"{name}: has a text in the form of an encrypted value"
 
 
-def _rule(problem: ErrorDetails) -> str:
-    # What an application's own validator says may quote the value.
-    own = problem["type"] in {"value_error", "assertion_error"}
-    return "does not pass its validator" if own else problem["msg"]
+def _names(schema: Any) -> Iterator[str]:
+    """Yield the names of the fields in a JSON Schema."""
+    if isinstance(schema, dict):
+        yield from schema.get("properties", ())
+        schema = schema.values()
+    elif not isinstance(schema, list):
+        return
+    for each in schema:
+        yield from _names(each)
 
 
 def _fields(cls: type) -> set[str]:

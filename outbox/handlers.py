@@ -11,8 +11,9 @@ import orjson
 from pydantic import ValidationError
 
 from outbox.codec import is_json
-from outbox.errors import DecodeError, EventDefinitionError, PermanentError
+from outbox.errors import DecodeError, EventDefinitionError, MisfitError, PermanentError
 from outbox.event import catalogue
+from outbox.problems import in_full
 from outbox.sealing import without_tokens
 from outbox.upcasters import check_declarations, lift, upcasters
 
@@ -166,14 +167,12 @@ def _raising(error: Exception) -> Handler:
     return Handler(fail, is_async=False, event_type=None)
 
 
-def _misfit(event_type: EventType, envelope: Envelope, error: ValidationError) -> PermanentError:
-    problems = "; ".join(
-        ": ".join((".".join(map(str, problem["loc"])) or "data", problem["msg"]))
-        for problem in error.errors(include_url=False, include_input=False)
-    )
+def _misfit(event_type: EventType, envelope: Envelope, error: ValidationError) -> MisfitError:
     lifted = envelope.version != event_type.version
     origin = f", lifted from v{envelope.version}," if lifted else ""
-    return PermanentError(f"its data{origin} does not fit {event_type}: {problems}")
+    fact = f"its data{origin} does not fit {event_type}"
+    told = f"{fact}: {event_type.problems(error)}"
+    return MisfitError(f"{fact}: {in_full(error)}", told)
 
 
 def _plain(envelope: Envelope) -> Any:

@@ -38,6 +38,8 @@ __all__ = ["KeyStore", "MasterKeys", "SubjectKey", "TableKeyStore", "key_store",
 
 CHUNK: Final = 500
 """Values in one statement, at most: databases limit their number."""
+ATTEMPTS: Final = 10
+"""How often a key is made that others forget before it is read."""
 MAX_SUBJECT_BYTES: Final = 500
 """The longest name of a subject: an index of MariaDB has to take it."""
 
@@ -87,13 +89,14 @@ class MasterKeys:
         """
         keys = [_master_key(text) for text in (current, *former)]
         self._by_id = {_fingerprint(key): key for key in keys}
-        self._current = _fingerprint(keys[0])
+        self.current: Final = _fingerprint(keys[0])
+        """The id of the key that wraps."""
 
     def wrap(self, key: SubjectKey) -> tuple[str, bytes]:
         """Encrypt a subject's key; return the master key's id and the result."""
         nonce = os.urandom(NONCE_BYTES)
-        cipher = aes(self._by_id[self._current])
-        return self._current, nonce + cipher.encrypt(nonce, key.secret, key.id.encode())
+        cipher = aes(self._by_id[self.current])
+        return self.current, nonce + cipher.encrypt(nonce, key.secret, key.id.encode())
 
     def unwrap(self, master_id: str, key_id: str, wrapped: bytes) -> bytes:
         """Decrypt a subject's key; raises `ConfigurationError` where its master key is not here."""
@@ -143,22 +146,30 @@ class TableKeyStore:
     def provide(
         self, connection: sa.Connection, subjects: Collection[str], /
     ) -> Mapping[str, SubjectKey]:
-        """See `KeyStore`; raises `InvalidEventError` for a subject longer than 500 bytes."""
-        wanted = sorted(set(subjects))
-        for subject in wanted:
+        """See `KeyStore`; raises `InvalidEventError` for a subject longer than 500 bytes.
+
+        Raises `DatabaseUnavailableError` where others forget a subject again and again meanwhile.
+        """
+        missing = sorted(set(subjects))
+        for subject in missing:
             if len(subject.encode()) > MAX_SUBJECT_BYTES:
                 raise InvalidEventError(
                     f"the subject of personal data is longer than {MAX_SUBJECT_BYTES} bytes"
                 )
-        found = self._active(connection, wanted)
-        missing = [subject for subject in wanted if subject not in found]
-        if missing:
+        found = self._active(connection, missing)
+        for _ in range(ATTEMPTS):
+            missing = [subject for subject in missing if subject not in found]
+            if not missing:
+                return found
             # In their order, so that two transactions do not wait for each other.
             rows = [self._new(subject) for subject in missing]
             connection.execute(_insert(connection), rows)
-            # Not what was made here: another transaction may have been first.
+            # Not what was made here: another transaction may have been first. Its key may be
+            # forgotten by now, and then there is one to be made after all.
             found |= self._active(connection, missing, is_late=True)
-        return found
+        raise DatabaseUnavailableError(
+            "the keys of personal data are forgotten as fast as they are made: try again"
+        )
 
     def find(self, ids: Collection[str], /) -> Mapping[str, bytes]:
         """See `KeyStore`."""
@@ -179,22 +190,30 @@ class TableKeyStore:
     def forget(self, subject: str, /) -> int:
         """See `KeyStore`; a row without a key stays, and says when it was deleted."""
         with self._own().begin() as connection:
-            return forget(connection, subject)
+            return delete_key(connection, subject)
 
     def rewrap(self) -> int:
-        """Wrap the keys of former master keys by the current one; return how many there were."""
-        count = 0
-        with self._own().begin() as connection:
-            current, _ = self._master_keys.wrap(_new_key())
-            query = _FIND.where(table.c.master_key != current).with_for_update()
-            change = sa.update(table).where(table.c.id == sa.bindparam("key_id"))
-            for row in connection.execute(query).all():
-                key = SubjectKey(row.id, self._unwrap(row))
-                master, wrapped = self._master_keys.wrap(key)
-                values = {"key_id": row.id, "master_key": master, "wrapped_key": wrapped}
-                connection.execute(change, values)
-                count += 1
-        return count
+        """Wrap the keys of former master keys by the current one; return how many there were.
+
+        Each 500 of them are a transaction. A key that is forgotten meanwhile stays forgotten.
+        """
+        former = _FIND.where(table.c.master_key != self._master_keys.current)
+        change = sa.update(table).where(
+            table.c.id == sa.bindparam("key_id"), table.c.wrapped_key == sa.bindparam("former")
+        )
+        count, last = 0, ""
+        while True:
+            with self._own().begin() as connection:
+                page = former.where(table.c.id > last).order_by(table.c.id).limit(CHUNK)
+                rows = connection.execute(page).all()
+                for row in rows:
+                    master, wrapped = self._master_keys.wrap(SubjectKey(row.id, self._unwrap(row)))
+                    values = {"master_key": master, "wrapped_key": wrapped}
+                    known = {"key_id": row.id, "former": row.wrapped_key}
+                    count += connection.execute(change, values | known).rowcount
+            if not rows:
+                return count
+            last = rows[-1].id
 
     def _own(self) -> sa.Engine:
         if self._engine is None:
@@ -232,7 +251,7 @@ class TableKeyStore:
         }
 
 
-def forget(connection: sa.Connection, subject: str) -> int:
+def delete_key(connection: sa.Connection, subject: str) -> int:
     """Delete the key of a subject in `outbox_personal_key`; return how many there were, 0 or 1.
 
     Its row stays without the key, and says when it was deleted. No master key is needed.

@@ -22,13 +22,10 @@ from outbox.errors import NoTransactionError, UsageError
 from outbox.insert import INSERT, insert, is_autocommit
 from outbox.keys import require_key_store
 from outbox.rolled_back import is_rolled_back, watch
-from outbox.sealing import seal
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from outbox.envelope import Envelope
-    from outbox.sealing import Secret
+    from outbox.sealing import Secrets
 
 _KEY: Final = "outbox.pending"
 """Where `Session.info` keeps it."""
@@ -41,7 +38,7 @@ class Pending:
 
     def __init__(self) -> None:
         self.envelopes: list[Envelope] = []
-        self.secrets: dict[str, Sequence[Secret]] = {}
+        self.secrets: dict[str, Secrets] = {}
         """Personal values of these envelopes, by the event's id."""
         self.is_flushing = False
         """A flush has begun, and our hook at its end is still to come."""
@@ -66,7 +63,7 @@ class Pending:
         self.envelopes = []
         self.secrets = {}
 
-    def add(self, envelope: Envelope, secrets: Sequence[Secret]) -> None:
+    def add(self, envelope: Envelope, secrets: Secrets | None) -> None:
         """Take one more."""
         self.envelopes.append(envelope)
         if secrets:
@@ -74,10 +71,10 @@ class Pending:
 
     def _seal(self, connection: sa.Connection) -> None:
         """Encrypt the personal values, each with its subject's key; only once, should it fail."""
-        secrets = [secret for found in self.secrets.values() for secret in found]
-        keys = require_key_store().provide(connection, {secret.subject for secret in secrets})
+        subjects = {subject for each in self.secrets.values() for subject in each.subjects}
+        keys = require_key_store().provide(connection, subjects)
         self.envelopes = [
-            seal(envelope, self.secrets[envelope.id], keys)
+            self.secrets[envelope.id].seal(envelope, keys)
             if envelope.id in self.secrets
             else envelope
             for envelope in self.envelopes
@@ -85,7 +82,7 @@ class Pending:
         self.secrets = {}
 
 
-def add_to_session(session: Session, envelope: Envelope, secrets: Sequence[Secret]) -> None:
+def add_to_session(session: Session, envelope: Envelope, secrets: Secrets | None) -> None:
     """Let an envelope commit with a Session's transaction.
 
     Raises `NoTransactionError` where none is open, and `UsageError` where the Session does not
@@ -222,7 +219,7 @@ _of_connection: Final[WeakKeyDictionary[sa.Connection, Pending]] = WeakKeyDictio
 
 
 def add_to_connection(
-    connection: sa.Connection, envelope: Envelope, secrets: Sequence[Secret]
+    connection: sa.Connection, envelope: Envelope, secrets: Secrets | None
 ) -> None:
     """Let an envelope commit with a Connection's transaction.
 

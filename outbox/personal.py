@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-import pydantic_core
 from pydantic_core import core_schema
 
 from outbox.errors import EventDefinitionError
 from outbox.sealing import REDACTED, SEALED_PATTERN, Collector, is_token
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
     from pydantic import GetCoreSchemaHandler
 
 KEYWORD: Final = "x-personal"
 """The keyword of a marked field in its JSON Schema: true, or the name of the subject's field."""
+Path: TypeAlias = tuple[str, ...]
 EACH: Final = "*"
 """Stands in a path for each item of a list, and each value of a dict."""
 
@@ -83,11 +83,16 @@ def _write(
     handler: core_schema.SerializerFunctionWrapHandler,
     info: core_schema.SerializationInfo,
 ) -> Any:
-    found = handler(value)
+    collector = info.context
+    if not isinstance(collector, Collector) or collector.is_hiding:
+        return handler(value)
+    collector.is_hiding = True
+    try:
+        found = handler(value)
+    finally:
+        collector.is_hiding = False
     # Nothing is to be hidden where there is nothing.
-    if found is None or not isinstance(info.context, Collector):
-        return found
-    return info.context.hide(subject, pydantic_core.to_json(found))
+    return None if found is None else collector.hide(subject, found)
 
 
 @dataclass(frozen=True)
@@ -113,76 +118,35 @@ class Personal:
 class PersonalField:
     """One marked field of an event."""
 
-    path: tuple[str, ...]
+    path: Path
     """The names that lead to it in the event's JSON, `*` for each item or value."""
     subject: str
     """The field of the event whose value identifies the person."""
 
     def __str__(self) -> str:
-        """Write the path as people read it, for instance `/lines/*/name`."""
-        return "".join(f"/{name}" for name in self.path)
+        """Write the path as people do."""
+        return named(self.path)
 
 
-class RecursionInPersonalError(Exception):
-    """A marked field stands inside itself, so that no list could name all its places."""
+def named(path: Path) -> str:
+    """Return a path as people read it, for instance `/lines/*/name`."""
+    return "".join(f"/{name}" for name in path) or "/"
 
 
-def marked(schema: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str | None]]:
-    """Yield the path of each marked field in a JSON Schema, and the subject that it names.
+def stands_for_marker(schema: Mapping[str, Any]) -> bool:
+    """Tell whether a part of a core schema is what the marker has made."""
+    function = schema.get("function")
+    return isinstance(function, dict) and _is_of(_read, function.get("function"))
 
-    Raises `RecursionInPersonalError` for a marked field of a class that contains itself.
+
+def subject_written(serializer: Mapping[str, Any] | None) -> str | None:
+    """Return the subject that the marker's own serializer names, "" for the key field.
+
+    None stands for another serializer.
     """
-    found: dict[tuple[str, ...], str | None] = {}
-    for path, subject in _walk(schema, schema.get("$defs", {}), (), {}):
-        found.setdefault(path, subject)
-    yield from found.items()
+    function: Any = None if serializer is None else serializer.get("function")
+    return (function.args[0] or "") if _is_of(_write, function) else None
 
 
-def _walk(
-    schema: Any, definitions: Mapping[str, Any], path: tuple[str, ...], open_: Mapping[str, Any]
-) -> Iterator[tuple[tuple[str, ...], str | None]]:
-    if not isinstance(schema, dict):
-        return
-    if KEYWORD in schema:
-        subject = schema[KEYWORD]
-        yield path, subject if isinstance(subject, str) else None
-        return
-    reference = schema.get("$ref")
-    if reference is not None:
-        name = reference.rpartition("/")[2]
-        if name not in open_:
-            yield from _walk(definitions[name], definitions, path, {**open_, name: path})
-        elif path != open_[name] and _is_marked_below(definitions[name], definitions, set()):
-            raise RecursionInPersonalError(name)
-    for keyword in ("anyOf", "oneOf", "allOf"):
-        for each in schema.get(keyword, ()):
-            yield from _walk(each, definitions, path, open_)
-    for name, each in schema.get("properties", {}).items():
-        yield from _walk(each, definitions, (*path, name), open_)
-    for each in _repeated(schema):
-        yield from _walk(each, definitions, (*path, EACH), open_)
-
-
-def _repeated(schema: Mapping[str, Any]) -> list[Any]:
-    return [
-        schema.get("items"),
-        schema.get("additionalProperties"),
-        *schema.get("prefixItems", ()),
-        *schema.get("patternProperties", {}).values(),
-    ]
-
-
-def _is_marked_below(schema: Any, definitions: Mapping[str, Any], seen: set[str]) -> bool:
-    """Tell whether a marked field stands anywhere in a schema."""
-    if isinstance(schema, list):
-        return any(_is_marked_below(each, definitions, seen) for each in schema)
-    if not isinstance(schema, dict):
-        return False
-    if KEYWORD in schema:
-        return True
-    name = str(schema.get("$ref", "")).rpartition("/")[2]
-    if name and name not in seen:
-        seen.add(name)
-        if _is_marked_below(definitions[name], definitions, seen):
-            return True
-    return any(_is_marked_below(each, definitions, seen) for each in schema.values())
+def _is_of(function: Callable[..., Any], found: Any) -> bool:
+    return isinstance(found, partial) and found.func is function

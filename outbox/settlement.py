@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 import sqlalchemy as sa
-from pydantic import ValidationError
 
 from outbox import dead_letter, inbox
 from outbox.batch import DONE, Conflict, Fault, Pause, Try, Unavailable, plan
 from outbox.dead_letter import Failure
 from outbox.envelope import Envelope
-from outbox.errors import DatabaseUnavailableError, DecodeError, PermanentError
-from outbox.event import problems
+from outbox.errors import DatabaseUnavailableError, DecodeError, MisfitError, PermanentError
 from outbox.opening import opener
 from outbox.sealing import has_tokens
 from outbox.transaction import Job, job_of
@@ -241,8 +239,7 @@ def withheld(error: Exception, contents: Iterable[Envelope | Message]) -> Except
     """Return what may be told of an error: of an event with personal data, no handler's text."""
     if not any(has_tokens(content.data) for content in contents):
         return error
-    misfit = error.__cause__ if isinstance(error, PermanentError) else None
-    text = problems(misfit) if isinstance(misfit, ValidationError) else UNTOLD
+    text = error.without_values if isinstance(error, MisfitError) else UNTOLD
     made = WithheldError(f"{type(error).__name__}: {text}")
     return made.with_traceback(error.__traceback__)
 

@@ -32,15 +32,19 @@ def forget(
 ) -> None:
     """Delete the key of a person's data: nobody can read it from then on, in any copy.
 
-    Events, topics, files and the audit trail stay as they are. It cannot be undone.
+    Events, topics, files and the audit trail stay as they are. It cannot be undone. The key is
+    looked for in outbox_personal_key; a key store of your own has a forget of its own.
     """
     run = of(context)
     if not yes:
         run.confirm(f"Make the personal data of {subject} unreadable, for good?")
     with keys.engine_of(run.settings, poolclass=sa.NullPool).begin() as connection:
-        count = keys.forget(connection, subject)
+        count = keys.delete_key(connection, subject)
     if not count:
-        msg = f"there is no key of {subject!r}: nothing personal was emitted, or it is forgotten"
+        msg = (
+            f"there is no key of {subject!r} in outbox_personal_key: nothing personal was emitted,"
+            " it is forgotten, or the application keeps its keys in another store"
+        )
         raise FailedError(msg)
     run.output.line(f"{subject} is forgotten: the key is deleted")
 

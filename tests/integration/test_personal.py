@@ -4,30 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import threading
+import uuid
+from dataclasses import replace
 from datetime import date
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import jsonschema
 import orjson
 import pytest
 import sqlalchemy as sa
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 import outbox
+from outbox.codec import size_of
 from outbox.errors import (
     ConfigurationError,
     DatabaseUnavailableError,
+    EventTooLargeError,
     InvalidEventError,
     UsageError,
 )
 from outbox.event import catalogue
+from outbox.insert import insert
 from outbox.keys import TableKeyStore
 from outbox.schema.document import document
 from outbox.schema.fields import fields
-from outbox.sealing import REDACTED, is_token
+from outbox.sealing import REDACTED, is_token, key_ids
 from outbox.table import outbox_personal_key
 from tests.integration.consuming import QUICK, consume, letters
 from tests.personal import (
@@ -267,6 +274,120 @@ def test_personal_data_of_nobody_is_refused(engine: sa.Engine, store: TableKeySt
             outbox.emit(session, ada(friend="Charles"))
 
 
+@outbox.event("tests.personal.comment", key="id")
+class Comment(BaseModel):
+    id: str
+    text: str = ""
+    tags: dict[str, str] = {}
+    name: Annotated[str | None, outbox.Personal] = None
+    size: Annotated[float | None, outbox.Personal] = None
+    home: Annotated[Address | None, outbox.Personal] = None
+    payload: Any = None
+
+
+def comments(engine: sa.Engine, on: type[Comment] | str) -> list[Any]:
+    """Return what a consumer gets of all that is stored."""
+    consumer = outbox.Consumer(f"comments of {on}", database=engine)
+    found: list[Any] = []
+    consumer.on(on)(lambda event, _: found.append(event))
+    consume(consumer, stored(engine))
+    assert letters(engine) == []
+    return found
+
+
+@pytest.mark.parametrize("is_reader", [True, False])
+def test_no_text_of_a_user_stops_a_worker_or_becomes_a_letter(
+    sqlite_engine: sa.Engine, *, is_reader: bool
+) -> None:
+    store = TableKeyStore(outbox.MasterKeys(MASTER), sqlite_engine)
+    with using(store):
+        emit(sqlite_engine, Comment(id="1", name=NAME))
+        (key_id,) = key_ids(stored(sqlite_engine)[0].data)
+        token = f"outbox-personal:1:{key_id}:{'A' * 41}"  # a length that base64 cannot have
+        emit(sqlite_engine, Comment(id="1", text=f'x"{token}'), Comment(id="1", tags={token: "v"}))
+        for wrong in (Comment(id="1", text=token), Comment.model_construct(id="1", name=token)):
+            with pytest.raises(InvalidEventError, match="the form of an encrypted value"):
+                emit(sqlite_engine, wrong)
+    # Another writer may have written it.
+    with sqlite_engine.begin() as connection:
+        made = replace(stored(sqlite_engine)[1], id=str(uuid.uuid4()), sequence=None)
+        insert(connection, [replace(made, data=orjson.dumps({"id": "1", "text": token}))])
+    with using(store if is_reader else None):
+        typed = comments(sqlite_engine, Comment)
+        plain = comments(sqlite_engine, "tests.personal.comment")
+    assert typed[0].name == (NAME if is_reader else None)
+    for found in (typed, [Comment(**{**each, "text": each["text"] or ""}) for each in plain]):
+        assert found[1:3] == [
+            Comment(id="1", text=f'x"{token}'),
+            Comment(id="1", tags={token: "v"}),
+        ]
+    assert typed[3].text == token
+
+
+def test_a_marked_object_comes_back_with_what_is_marked_in_it(
+    engine: sa.Engine, store: TableKeyStore
+) -> None:
+    event = Comment(id="1", home=Address(street="St James's Square 12", city="London"))
+    emit(engine, event)
+    assert comments(engine, Comment) == [event]
+
+
+def test_what_hides_behind_any_is_encrypted_too(engine: sa.Engine, store: TableKeyStore) -> None:
+    event = Comment(id="1", payload=Address(street="St James's Square 12", city="London"))
+    emit(engine, event)
+    assert b"Square" not in stored(engine)[0].data
+    assert comments(engine, Comment)[0].payload == event.payload.model_dump()
+
+
+@outbox.event("tests.personal.numbers", key="id")
+class Numbers(BaseModel):
+    model_config = ConfigDict(ser_json_inf_nan="strings", ser_json_bytes="base64")
+    id: str
+    values: Annotated[list[float] | None, outbox.Personal]
+    plain: list[float]
+
+
+def test_a_value_is_written_as_its_class_writes_it(engine: sa.Engine, store: TableKeyStore) -> None:
+    numbers = [float("inf"), float("-inf"), 0.5]
+    emit(engine, Numbers(id="1", values=numbers, plain=numbers))
+    found: list[Any] = []
+    consumer = outbox.Consumer("numbers", database=engine)
+    consumer.on("tests.personal.numbers")(lambda event, _: found.append(event))
+    consume(consumer, stored(engine))
+    assert found == [
+        {"id": "1", "values": found[0]["plain"], "plain": ["Infinity", "-Infinity", 0.5]}
+    ]
+
+
+def test_a_personal_value_is_held_to_the_rules_of_its_field_and_not_quoted(
+    engine: sa.Engine, store: TableKeyStore
+) -> None:
+    wrong = Detailed.model_construct(customer_id="c-1", code="Ada")
+    with pytest.raises(InvalidEventError, match="code: String should match") as caught:
+        emit(engine, wrong)
+    assert "Ada" not in str(caught.value)
+
+
+def test_the_size_of_an_event_is_that_of_its_tokens(
+    sqlite_engine: sa.Engine,
+) -> None:
+    event = Comment(id="1", name="x" * 1000, text="y" * 1000)
+    with using(TableKeyStore(outbox.MasterKeys(MASTER), sqlite_engine)):
+        with sqlite_engine.begin() as connection:
+            outbox.emit(connection, event)
+        size = size_of(stored(sqlite_engine)[0]) + len("/tests") - len("/")
+        with sqlite_engine.begin() as connection, pytest.raises(EventTooLargeError) as caught:
+            outbox.emit(connection, event, source="/", size_limit=1000)
+        told = re.search("of ([0-9,]+) bytes", str(caught.value))
+        assert told is not None
+        exact = int(told[1].replace(",", ""))
+        assert abs(exact - size) < 100
+        with sqlite_engine.begin() as connection:
+            outbox.emit(connection, event, source="/", size_limit=exact)
+            with pytest.raises(EventTooLargeError):
+                outbox.emit(connection, event, source="/", size_limit=exact - 1)
+
+
 def test_a_letter_and_the_log_of_a_failed_handler_quote_nothing(
     engine: sa.Engine, store: TableKeyStore, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -285,6 +406,73 @@ def test_a_letter_and_the_log_of_a_failed_handler_quote_nothing(
     told = [logging.Formatter().format(record) for record in caplog.records]
     assert any("in fail" in text for text in told)  # where it failed is told
     assert not any("Lovelace" in text for text in told)
+
+
+class Kind(BaseModel):
+    kind: Literal["a"]
+
+
+class OtherKind(BaseModel):
+    kind: Literal["b"]
+
+
+def check_address(text: str) -> str:
+    if "@" not in text:
+        raise PydanticCustomError("address", "{text} is no address", {"text": text})
+    return text
+
+
+@outbox.event("tests.personal.contacts", key="id")
+class Contacts(BaseModel):
+    id: str
+    numbers: Annotated[dict[str, Any] | None, outbox.Personal] = None
+    email: Annotated[str | None, outbox.Personal] = None
+    kind: Annotated[dict[str, str] | None, outbox.Personal] = None
+    year: Annotated[Any, outbox.Personal] = None
+
+
+@outbox.event("tests.personal.contacts", key="id", version=2)
+class LaterContacts(BaseModel):
+    id: str
+    numbers: dict[str, int] | None = None
+    email: Annotated[Annotated[str, AfterValidator(check_address)] | None, outbox.Personal] = None
+    kind: Annotated[Kind | OtherKind | None, outbox.Personal, Field(discriminator="kind")] = None
+    year: Annotated[int | None, outbox.Personal] = None
+
+
+CONTACTS: dict[str, Any] = {
+    "id": "1",
+    "numbers": {"Charles Babbage": "none"},
+    "email": NAME,
+    "kind": {"kind": "countess"},
+    "year": "1815 or so",
+}
+TOLD = ("numbers: Input should be a valid integer", "email: does not pass its validator", "year: ")
+QUOTED = ("Babbage", "Lovelace", "countess", "1815")
+
+
+def test_a_letter_of_data_that_does_not_fit_names_fields_and_rules_alone(
+    engine: sa.Engine, store: TableKeyStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    emit(engine, Contacts(**CONTACTS))
+    consumer = outbox.Consumer("later", database=engine)
+    consumer.on(LaterContacts)(lambda _event, _context: None)
+    with caplog.at_level(logging.INFO):
+        consume(consumer, [replace(each, version=2) for each in stored(engine)])
+    (letter,) = letters(engine)
+    assert letter.reason.startswith("MisfitError: its data does not fit tests.personal.contacts v2")
+    assert all(text in letter.reason for text in TOLD)
+    told = [letter.reason, *(logging.Formatter().format(record) for record in caplog.records)]
+    assert not any(quoted in text for text in told for quoted in QUOTED)
+
+
+def test_what_emit_refuses_is_told_by_fields_and_rules_alone(
+    sqlite_engine: sa.Engine,
+) -> None:
+    wrong: Any = LaterContacts.model_construct(**CONTACTS | {"email": "x"})
+    with sqlite_engine.begin() as connection, pytest.raises(InvalidEventError) as caught:
+        outbox.emit(connection, wrong)
+    assert not any(quoted in str(caught.value) for quoted in QUOTED)
 
 
 class Down:
@@ -363,6 +551,62 @@ def test_what_is_tracked_of_a_person_is_encrypted_and_forgotten(
     ]
 
 
+class Forgetting(TableKeyStore):
+    """A key store to which others come in between: they forget c-1 once it has read a key."""
+
+    def __init__(self, store: TableKeyStore, keys: outbox.MasterKeys, engine: sa.Engine) -> None:
+        super().__init__(keys, engine)
+        self._store = store
+        self.forgotten = 0
+
+    def _unwrap(self, row: Any) -> bytes:
+        secret = super()._unwrap(row)
+        if not self.forgotten:
+            self.forgotten += self._store.forget("c-1")
+        return secret
+
+
+def test_a_key_that_is_forgotten_while_keys_are_wrapped_anew_stays_forgotten(
+    engine: sa.Engine, store: TableKeyStore
+) -> None:
+    emit(engine, ada(), ada(customer_id="c-2"))
+    wrapping = Forgetting(store, outbox.MasterKeys(OTHER_MASTER, [MASTER]), engine)
+    assert (wrapping.rewrap(), wrapping.forgotten) == (1, 1)
+    with using(wrapping):
+        assert [event.name for event in consumed(engine, stored(engine))] == [REDACTED, NAME]
+
+
+def test_many_keys_are_wrapped_anew_in_several_transactions(
+    engine: sa.Engine, store: TableKeyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("outbox.keys.CHUNK", 2)
+    emit(engine, *[ada(customer_id=f"c-{number}") for number in range(5)])
+    both = TableKeyStore(outbox.MasterKeys(OTHER_MASTER, [MASTER]), engine)
+    assert (both.rewrap(), both.rewrap()) == (5, 0)
+
+
+def test_a_person_who_is_forgotten_while_a_writer_waits_for_their_key_gets_a_new_one(
+    postgres_engine: sa.Engine,
+) -> None:
+    """Another writer's key is there when ours is made, and gone when it is read."""
+    keys = outbox.MasterKeys(MASTER)
+    store = TableKeyStore(keys, postgres_engine)
+    statements: list[str] = []
+
+    def come_between(_connection: Any, _cursor: Any, statement: str, *_: object) -> None:
+        statements.append(statement.split(maxsplit=1)[0])
+        if statements == ["SELECT", "INSERT"]:
+            with postgres_engine.begin() as other:
+                store.provide(other, ["c-1"])
+        elif statements == ["SELECT", "INSERT", "SELECT"]:
+            assert store.forget("c-1") == 1
+
+    with postgres_engine.begin() as connection:
+        sa.event.listen(connection, "before_cursor_execute", come_between)
+        (found,) = store.provide(connection, ["c-1"]).values()
+    assert store.find([found.id]) == {found.id: found.secret}
+
+
 def test_keys_are_wrapped_anew_and_the_former_master_key_given_up(
     engine: sa.Engine, store: TableKeyStore
 ) -> None:
@@ -372,5 +616,10 @@ def test_keys_are_wrapped_anew_and_the_former_master_key_given_up(
     assert both.rewrap() == 0
     with using(TableKeyStore(outbox.MasterKeys(OTHER_MASTER), engine)):
         assert [event.name for event in consumed(engine, stored(engine))] == [NAME, NAME]
+    # The first step of the guide: a process that wraps by the old key, and knows the new one.
+    with using(TableKeyStore(outbox.MasterKeys(MASTER, [OTHER_MASTER]), engine)):
+        emit(engine, ada())
     with pytest.raises(ConfigurationError, match="wrapped by the master key"):
         consumed(engine, stored(engine), "late")
+    with pytest.raises(ConfigurationError, match="wrapped by the master key"):
+        emit(engine, ada())

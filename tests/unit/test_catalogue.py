@@ -4,18 +4,33 @@ from __future__ import annotations
 
 import dataclasses
 import typing
+from collections import deque
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated, Any
 
 import attrs
 import pytest
-from pydantic import BaseModel, Field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    RootModel,
+    SerializeAsAny,
+    WithJsonSchema,
+    WrapSerializer,
+    create_model,
+    field_serializer,
+    model_serializer,
+)
 
 import outbox
 from outbox.errors import EventDefinitionError, InvalidEventError
 from outbox.event import catalogue
 from outbox.personal import PersonalField
+from outbox.sealing import Collector
 
 
 @attrs.define
@@ -276,6 +291,147 @@ def test_a_personal_field_in_a_class_that_contains_itself_is_refused() -> None:
         class Endless(BaseModel):
             id: str
             person: Person
+
+
+Name = Annotated[str, outbox.Personal]
+
+
+def strip(text: str) -> str:
+    return text.strip()
+
+
+def street(address: Address) -> str:
+    return address.street
+
+
+class WrittenByField(BaseModel):
+    id: str
+    name: Name = ""
+
+    @field_serializer("name")
+    def name_in_json(self, text: str) -> str:
+        return text.strip()
+
+
+class WrittenByWholeModel(BaseModel):
+    id: str
+    name: Name
+
+    @model_serializer
+    def in_json(self) -> dict[str, Any]:
+        return {"id": self.id, "name": self.name}
+
+
+class Base(BaseModel):
+    pass
+
+
+class Derived(Base):
+    name: Name
+
+
+class WrapsWhole(Address):
+    @model_serializer(mode="wrap")
+    def in_json(self, handler: Any) -> Any:
+        return {**handler(self), "kind": "address"}
+
+
+class WithoutProperties(BaseModel):
+    model_config = ConfigDict(json_schema_extra=lambda schema: schema.clear())
+    id: str
+    held: Name
+
+
+class Pair(typing.NamedTuple):
+    name: Name
+    number: int
+
+
+AFTER = "personal field /{} and a serializer that comes after its marker: write the marker last"
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (WrittenByField, "at or below /name: a serializer writes all of it by itself"),
+        (WrittenByWholeModel, "at or below /: a serializer writes all of it by itself"),
+        (Annotated[str, outbox.Personal, PlainSerializer(strip)], AFTER.format("held")),
+        (Annotated[str, outbox.Personal, WrapSerializer(lambda v, h: h(v))], AFTER.format("held")),
+        (Annotated[Name | None, WrapSerializer(lambda v, h: h(v))], AFTER.format("held")),
+        (Annotated[Address, PlainSerializer(street)], "at or below /held: a serializer writes"),
+        (SerializeAsAny[list[Name]], "at or below /held: a serializer writes all of it"),
+        (dict[Name, int], "at or below /held: the keys of a dict stay in clear"),
+        (list[dict[Annotated[str, outbox.Personal], int]], r"below /held/\*: the keys of a dict"),
+    ],
+)
+def test_a_personal_field_that_would_stay_in_clear_is_refused(made: Any, message: str) -> None:
+    if not isinstance(made, type) or not issubclass(made, BaseModel):
+        made = create_model("Made", id=(str, ...), held=(made, ...))
+    with pytest.raises(EventDefinitionError, match=message):
+        outbox.event("catalogue.personal.clear", key="id")(made)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "paths"),
+    [
+        (Annotated[str, PlainSerializer(strip), outbox.Personal], "Ada", ["/held"]),
+        (
+            Annotated[Annotated[Address, PlainSerializer(street)] | None, outbox.Personal],
+            None,
+            ["/held"],
+        ),
+        (Annotated[str, outbox.Personal, WithJsonSchema({"type": "string"})], "Ada", ["/held"]),
+        (Annotated[str, outbox.Personal, Field(min_length=1)], "Ada", ["/held"]),
+        (Sequence[Name], ["Ada"], ["/held/*"]),
+        (deque[Name], deque(["Ada"]), ["/held/*"]),
+        (set[Name], {"Ada"}, ["/held/*"]),
+        (dict[str, list[Name]], {"a": ["Ada"]}, ["/held/*/*"]),
+        (Mapping[str, Name], {"a": "Ada"}, ["/held/*"]),
+        (int | Name, "Ada", ["/held"]),
+        (Pair, Pair("Ada", 1), ["/held/*"]),
+        (RootModel[Name], RootModel[Name]("Ada"), ["/held"]),
+        (WrapsWhole, WrapsWhole(street="Ada", city="London"), ["/held/street"]),
+        (SerializeAsAny[Address], WrapsWhole(street="Ada", city="London"), ["/held/street"]),
+        (SerializeAsAny[Base], Derived(name="Ada"), []),
+        (Any, [Address(street="Ada", city="London")], []),
+    ],
+)
+def test_a_personal_value_is_taken_out_wherever_it_stands(
+    kind: Any, value: Any, paths: list[str]
+) -> None:
+    cls: Any = create_model("Made", id=(str, ...), held=(kind, ...))
+    check_taken(cls, cls.model_construct(id="1", held=value), paths)
+
+
+def check_taken(cls: Any, event: Any, paths: list[str]) -> None:
+    made = outbox.event(f"catalogue.personal.taken.{cls.__name__}", key="id")(cls)
+    event_type = catalogue.of(made)
+    assert [str(each) for each in event_type.personal] == paths
+    collector = Collector()
+    data = event_type.dump(event, collector)
+    assert (b"Ada" in event_type.dump(event)) == bool(collector)
+    assert b"Ada" not in data
+
+
+@outbox.event("catalogue.personal.greeting", key="id")
+class Greeting(BaseModel):
+    id: str
+    name: Name
+
+    @model_serializer(mode="wrap")
+    def in_json(self, handler: Any) -> Any:
+        found = handler(self)
+        return {**found, "text": f"Hello {found['name']}"}
+
+
+def test_a_serializer_that_uses_a_personal_value_elsewhere_is_told() -> None:
+    with pytest.raises(InvalidEventError, match=r"Greeting: a serializer has made") as caught:
+        catalogue.of(Greeting).dump(Greeting(id="1", name="Ada"), Collector())
+    assert "Ada" not in str(caught.value)
+
+
+def test_a_class_that_hides_its_json_schema_does_not_hide_its_personal_fields() -> None:
+    check_taken(WithoutProperties, WithoutProperties(id="1", held="Ada"), ["/held"])
 
 
 def test_a_class_that_names_a_later_one_is_checked_when_all_is_imported() -> None:

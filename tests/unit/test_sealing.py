@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 import pytest
@@ -16,14 +16,16 @@ from outbox.keys import MasterKeys, SubjectKey
 from outbox.sealing import (
     PREFIX,
     Collector,
-    Secret,
+    has_token,
     has_tokens,
     is_token,
     key_ids,
     opened,
-    seal,
     without_tokens,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ADA = SubjectKey("a" * 32, b"A" * 32)
 BOB = SubjectKey("b" * 32, b"B" * 32)
@@ -42,17 +44,16 @@ def sealed(*personal: tuple[str, Any], event_id: str = "e-1", **others: Any) -> 
     """Return an event whose fields `p0`, `p1` … are personal, of these subjects."""
     collector = Collector()
     data = {
-        f"p{number}": collector.hide(subject, orjson.dumps(value))
+        f"p{number}": collector.hide(subject, value)
         for number, (subject, value) in enumerate(personal)
     }
-    envelope = Envelope(
-        id=event_id,
-        source="/s",
-        type="t",
-        time=datetime.now(UTC),
-        data=orjson.dumps(data | others),
-    )
-    return seal(envelope, collector.secrets(lambda name: name or ""), KEYS)
+    taken, clear = collector.take(orjson.dumps(data | others))
+    assert orjson.loads(clear) == {f"p{n}": value for n, (_, value) in enumerate(personal)} | others
+    envelope = Envelope(id=event_id, source="/s", type="t", time=datetime.now(UTC), data=taken)
+    secrets = collector.secrets(lambda name: name or "")
+    found = secrets.seal(envelope, KEYS)
+    assert len(found.data) == len(taken) + secrets.growth
+    return found
 
 
 @given(values, values, st.text())
@@ -98,13 +99,64 @@ def test_a_token_that_somebody_wrote_by_hand_is_left_alone() -> None:
     assert opened(data, "e-1", SECRETS) == data
 
 
-def test_a_placeholder_is_known_as_one_and_cannot_be_guessed() -> None:
+HAND_WRITTEN = f"{PREFIX}1:{ADA.id}:"
+
+
+@pytest.mark.parametrize("length", range(38, 46))
+def test_a_token_of_any_length_that_somebody_wrote_is_left_alone(length: int) -> None:
+    """Also of a length that base64 cannot have."""
+    data = orjson.dumps({"text": HAND_WRITTEN + "A" * length})
+    assert opened(data, "e-1", SECRETS) == data
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"text": f'x"{HAND_WRITTEN}{"A" * 38}'},
+        {"text": f'\\"{HAND_WRITTEN}{"A" * 38}"'},
+        {"text": f'\\\\"{HAND_WRITTEN}{"A" * 38}", "'},
+        {f"{HAND_WRITTEN}{'A' * 38}": "x"},
+    ],
+)
+@pytest.mark.parametrize("option", [0, orjson.OPT_INDENT_2])
+def test_a_token_inside_a_text_or_as_a_name_is_none(value: dict[str, str], option: int) -> None:
+    data = orjson.dumps(value, option=option)
+    assert not has_token(data)
+    assert not has_token(data.replace(b'":', b'" \n:'))
+    assert key_ids(data) == set()
+    assert without_tokens(data) == data
+    assert opened(data, "e-1", SECRETS) == data
+
+
+def test_a_token_is_found_wherever_a_value_stands() -> None:
+    token = f"{HAND_WRITTEN}{'A' * 38}"
+    value = [token, {"a\\": token, "b": [token]}]
+    for option in (0, orjson.OPT_INDENT_2):
+        data = orjson.dumps(value, option=option)
+        assert has_token(data)
+        assert orjson.loads(without_tokens(data)) == [None, {"a\\": None, "b": [None]}]
+
+
+def test_what_is_collected_is_not_shown_and_its_mark_cannot_be_guessed() -> None:
     one, other = Collector(), Collector()
-    placeholder = one.hide(None, b'"Ada"')
-    assert is_token(placeholder)
-    assert placeholder != other.hide(None, b'"Ada"')
-    assert one.secrets(lambda _: "ada") == (Secret("ada", f'"{placeholder}"'.encode(), b'"Ada"'),)
-    assert "Ada" not in repr(one)
+    assert one.hide(None, "Ada")[0] != other.hide(None, "Ada")[0]
+    one.take(orjson.dumps(one.hide(None, "Ada")))
+    assert "Ada" not in f"{one!r} {one.secrets(lambda _: 'c-1')!r}"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [str, lambda found: [*found, 1], lambda found: found[::-1], lambda found: found[1:], repr],
+)
+def test_a_value_that_something_else_was_made_of_is_refused(
+    change: Callable[[list[Any]], Any],
+) -> None:
+    collector = Collector()
+    kept = collector.hide(None, "Bob")
+    changed = change(collector.hide(None, "Ada"))
+    with pytest.raises(ValueError, match="something else of a personal value") as caught:
+        collector.take(orjson.dumps({"kept": kept, "changed": changed}))
+    assert "Ada" not in str(caught.value)
 
 
 def test_a_wrapped_key_opens_with_its_master_key_and_under_its_own_id_alone() -> None:
