@@ -127,6 +127,12 @@ class EventType:
                 " person: it stays in clear, so let it be a number or another name that nobody"
                 " else knows, and do not mark it"
             )
+        if self.key is not None and path == (self.json_name(self.key),):
+            raise EventDefinitionError(
+                f"{self}: {place(self.cls)} has the personal field {found} as its key, which every"
+                " broker has in clear: let the key be a number or another name that nobody else"
+                " knows"
+            )
         return found
 
     def json_name(self, field: str) -> str:

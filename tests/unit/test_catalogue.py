@@ -278,6 +278,13 @@ def test_a_personal_field_needs_a_subject_that_is_there() -> None:
             id: str
             name: Annotated[str, outbox.Personal(subject="who")]
 
+    with pytest.raises(EventDefinitionError, match=r"personal field /email as its key, which ev"):
+
+        @outbox.event("catalogue.personal.key", key="email")
+        class Keyed(BaseModel):
+            id: str
+            email: Annotated[str, outbox.Personal(subject="id")]
+
 
 class Person(BaseModel):
     name: Annotated[str, outbox.Personal]
