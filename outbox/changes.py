@@ -146,9 +146,9 @@ def _before_update(mapper: Mapper[Any], connection: sa.Connection, target: objec
     found = _note(mapper, connection, target, "updated")
     if found is not None:
         session, row = found
-        if _is_written(row.state):
-            _load(row.tracking, row.state)
         needed = _needed(row.tracking, row.state)
+        if needed:
+            _load(row.tracking, row.state)
         row.followed &= row.state.dict.keys() | needed
         _remember(session, row, row.state, needed)
 
@@ -177,18 +177,13 @@ def _note(
     return session, row
 
 
-def _is_written(state: State) -> bool:
-    """Tell whether an UPDATE of an instance's row may be sent."""
+def _needed(tracking: Tracking, state: State) -> set[str]:
+    """Return the attributes whose old values have to be known before an UPDATE, if there is one."""
     columns, relationships = state.mapper.columns, state.mapper.relationships
-    return any(
+    if not any(
         name in columns or (name in relationships and relationships[name].post_update)
         for name in state.committed_state
-    )
-
-
-def _needed(tracking: Tracking, state: State) -> set[str]:
-    """Return the attributes whose old values have to be known before an UPDATE."""
-    if not _is_written(state):
+    ):
         return set()
     changed = state.committed_state.keys() & tracking.columns.keys()
     is_moved = not changed.isdisjoint(tracking.place)
@@ -234,7 +229,7 @@ def _read_ahead(
                 known = _was(tracking, state)
                 missing = [name for name in needed if name not in known]
                 if missing:
-                    wanted[state] = missing
+                    wanted.setdefault(state, missing)
     names = list(dict.fromkeys(name for missing in wanted.values() for name in missing))
     found: dict[State, Values] = {}
     for part in in_chunks(list(wanted), _CHUNK):

@@ -116,7 +116,7 @@ def test_an_expired_instance_is_read_no_more_than_it_has_to_be(shop: Shop) -> No
 
 def test_many_expired_instances_are_read_by_one_query(shop: Shop) -> None:
     with shop.session() as session:
-        notes = [Note(id=number, text="old") for number in range(20)]
+        notes = [Note(id=number, text="old") for number in range(1, 21)]
         session.add_all(notes)
         session.commit()
         shop.forget()
