@@ -81,9 +81,9 @@ class History(RuleBasedStateMachine):
 
     @rule(id=IDS, values=CHANGES)
     def change_unseen(self, id: str, values: dict[str, Any]) -> None:  # noqa: A002  # the column
+        self.session.flush()
         order = self.session.get(Order, id)
         if order is not None:
-            self.session.flush()
             self.session.expire(order)
             for name, value in values.items():
                 setattr(order, name, value)
@@ -147,10 +147,9 @@ class History(RuleBasedStateMachine):
 
     @rule(id=IDS, quantity=st.integers(0, 2), is_seen=st.booleans())
     def change_lines(self, id: str, quantity: int, is_seen: bool) -> None:  # noqa: A002, FBT001  # the column; hypothesis names it
-        order = self.session.get(Order, id)
-        lines = list(order.lines) if order is not None else []
         self.session.flush()
-        for line in lines:
+        order = self.session.get(Order, id)
+        for line in order.lines if order is not None else ():
             if not is_seen:
                 self.session.expire(line)
             line.quantity = quantity
