@@ -127,6 +127,7 @@ class History(RuleBasedStateMachine):
 
     @rule(id=IDS, lines=QUANTITIES)
     def replace_lines(self, id: str, lines: list[int]) -> None:  # noqa: A002  # the column
+        self.session.flush()
         order = self.session.get(Order, id)
         if order is not None:
             order.lines = make_lines(lines)
