@@ -13,11 +13,12 @@ import warnings
 from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
+from sqlalchemy.sql import visitors
 from sqlalchemy.sql.expression import Update, UpdateBase
 
-from outbox.changes import is_flushed_by
+from outbox.changes import is_flushed
 from outbox.errors import UntrackedChangeError, UntrackedChangeWarning, UsageError
-from outbox.tracking import ON_BULK, tracking_of, trackings
+from outbox.tracking import ON_BULK, lineage, tracking_of, trackings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -42,13 +43,17 @@ def _before_execute(
     options: Mapping[str, Any],
 ) -> None:
     # Most statements are queries, and end here.
-    if not isinstance(statement, UpdateBase) or is_flushed_by(connection):
+    if not isinstance(statement, UpdateBase) or is_flushed(connection, statement.table, options):
         return
+    # Of an alias, and of the tables of a join.
+    inside = visitors.iterate(statement.table)
+    tables = [table for table in inside if isinstance(table, sa.TableClause)]
+    schema = connection.dialect.default_schema_name
     for tracking in trackings():
         on_bulk = options.get(OPTION, tracking.on_bulk)
         if on_bulk not in ON_BULK:
             raise UsageError(f"{OPTION} is one of {', '.join(ON_BULK)}, and not {on_bulk!r}")
-        if on_bulk != "ignore" and _is_about(statement, tracking, [*many, one]):
+        if on_bulk != "ignore" and _is_about(statement, tables, schema, tracking, [*many, one]):
             message = _message(statement, tracking)
             if on_bulk == "raise":
                 raise UntrackedChangeError(message)
@@ -56,18 +61,25 @@ def _before_execute(
 
 
 def _is_about(
-    statement: UpdateBase, tracking: Tracking, parameters: Sequence[Mapping[str, Any]]
+    statement: UpdateBase,
+    tables: Sequence[sa.TableClause],
+    schema: str | None,
+    tracking: Tracking,
+    parameters: Sequence[Mapping[str, Any]],
 ) -> bool:
     """Tell whether a statement changes tracked rows in what is told of them."""
-    columns = tracking.columns
+    columns: Mapping[str, sa.Column[Any]] = tracking.columns
     entity = statement.entity_description.get("entity")
-    if entity is not None:  # all tables of the class, and perhaps not all rows of them
-        cls = sa.inspect(entity).mapper.class_
-        if tracking_of(cls) is not tracking and not issubclass(tracking.cls, cls):
+    mapper = None if entity is None else sa.inspect(entity).mapper
+    if mapper is not None and mapper.base_mapper is tracking.mapper.base_mapper:
+        # All tables of the class, and perhaps not all rows of them.
+        if tracking_of(mapper) is not tracking and mapper not in lineage(tracking.mapper):
             return False
-    elif any(statement.table == table for table in tracking.mapper.tables):
+    elif any(_is_among(table, tables, schema) for table in tracking.mapper.tables):
         columns = {
-            name: column for name, column in columns.items() if column.table == statement.table
+            name: column
+            for name, column in columns.items()
+            if _is_among(column.table, tables, schema)
         }
     else:
         return False
@@ -76,6 +88,14 @@ def _is_about(
     written = set(_written(statement, parameters))
     names = columns.keys() | {column.name for column in columns.values()}
     return not written or not written.isdisjoint(names)
+
+
+def _is_among(table: Any, others: Sequence[sa.TableClause], schema: str | None) -> bool:
+    """Tell whether a table is one of others, by name: each `MetaData` has an object of its own."""
+    return any(
+        table.name == other.name and (table.schema or schema) == (other.schema or schema)
+        for other in others
+    )
 
 
 def _written(statement: Update, parameters: Sequence[Mapping[str, Any]]) -> Iterator[str]:

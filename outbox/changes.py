@@ -11,14 +11,16 @@ what the database made of it (a default, an SQL expression) is read after the fl
 
 from __future__ import annotations
 
+from datetime import datetime
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import sqlalchemy as sa
 from pydantic import ValidationError
 from sqlalchemy.orm import InstanceState, Session, object_session
 from sqlalchemy.orm.base import LoaderCallableStatus
+from sqlalchemy.orm.exc import ObjectDeletedError
 
 from outbox.chunks import in_chunks
 from outbox.emitter import emit
@@ -27,16 +29,17 @@ from outbox.event import catalogue
 from outbox.tracking import Tracking, tracking_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from sqlalchemy.orm import Mapper
 
+    State = InstanceState[Any]
     Values = dict[str, Any]
     Identity = tuple[Any, ...]
     Told = tuple[str, Values, Values | None, Values | None]
 
 _KEY: Final = "outbox.changes"
-"""Where `Session.info` keeps the rows of the flush that runs."""
+"""Where `Session.info` keeps the flush that runs."""
 _CHUNK: Final = 500
 """Rows read in one query, at most."""
 
@@ -44,35 +47,53 @@ _CHUNK: Final = 500
 class Row:
     """One instance that a flush writes, with what its row was before."""
 
-    __slots__ = ("before", "operation", "target", "tracking", "watched")
+    __slots__ = ("before", "connection", "followed", "operation", "target", "tracking")
 
-    def __init__(self, tracking: Tracking, target: object, operation: str) -> None:
+    def __init__(
+        self, tracking: Tracking, connection: sa.Connection, target: object, operation: str
+    ) -> None:
         self.tracking = tracking
+        self.connection = connection
         self.target = target
         """Kept here, because the session holds a deleted instance weakly."""
         self.operation = operation
         self.before: Values = {}
-        self.watched: set[str] = set(tracking.columns)
-        """What the flush may change."""
+        self.followed: set[str] = set(tracking.columns)
+        """The attributes whose values are known before the statement, where they matter."""
 
     @property
-    def state(self) -> InstanceState[Any]:
+    def state(self) -> State:
         """What SQLAlchemy knows of the instance."""
-        state: InstanceState[Any] = sa.inspect(self.target)
+        state: State = sa.inspect(self.target)
         return state
 
-    def made(self) -> set[str]:
-        """Return what the database has made of the row, so that the session does not know it."""
-        return self.watched & self.state.expired_attributes
+    @property
+    def unread(self) -> set[str]:
+        """The attributes that the database gave a value which the session does not know."""
+        written = self.followed | (self.state.committed_state.keys() & self.tracking.columns)
+        return written & self.state.expired_attributes
 
-    def now(self, made: Values) -> Values:
+    def now(self, read: Values) -> Values:
         """Return what the row is now, as far as it is known."""
-        values, state = self.state.dict, self.state
-        known = {name: values[name] for name in self.tracking.columns if name in values}
+        known, columns = _known(self.tracking, self.state.dict), self.tracking.columns
         if self.operation == "created":  # what was never set has been inserted as NULL
-            unset = self.tracking.columns.keys() - known.keys() - state.expired_attributes
-            return {**dict.fromkeys(unset), **made, **known}
-        return {**self.before, **made, **known}
+            unset = columns.keys() - known.keys() - self.state.expired_attributes
+            return {**dict.fromkeys(unset), **read, **known}
+        return {**self.before, **read, **known}
+
+
+class Flush:
+    """What one flush of a Session does to tracked rows."""
+
+    __slots__ = ("old", "rows", "tables")
+
+    def __init__(self) -> None:
+        self.rows: dict[int, Row] = {}
+        """By instance: a class and its parent that are both tracked have the hooks twice."""
+        self.tables: set[sa.FromClause] = set()
+        """Those that it writes for the rows."""
+        self.old: dict[Tracking, dict[State, Values]] = {}
+        """What was read of rows before their statements, some of it ahead."""
 
 
 def listen(cls: type) -> None:
@@ -84,83 +105,175 @@ def listen(cls: type) -> None:
             sa.event.listen(Session, name, hook)
 
 
-def is_flushed_by(connection: sa.Connection) -> bool:
-    """Tell whether a flush of tracked instances runs on a connection, and sends its statements."""
-    session = _flushing.get(connection)
-    return session is not None and bool(session.info.get(_KEY))
+def is_flushed(connection: sa.Connection, table: object, options: Mapping[str, Any]) -> bool:
+    """Tell whether a statement on a table is one of a flush, whose rows the hooks were given.
+
+    The unit of work executes its own statements with a cache of the mapper's, which those of a
+    hook of the application have not.
+    """
+    sessions = _flushing.get(connection)
+    if sessions is None or "compiled_cache" not in options:
+        return False
+    flushes: Iterable[Flush | None] = (session.info.get(_KEY) for session in sessions)
+    return any(flush is not None and table in flush.tables for flush in flushes)
 
 
-_flushing: Final[WeakKeyDictionary[sa.Connection, Session]] = WeakKeyDictionary()
-"""By which connection a Session has flushed tracked instances."""
+# Weak on both sides, because a Session refers to its Connection.
+_flushing: Final[WeakKeyDictionary[sa.Connection, WeakSet[Session]]] = WeakKeyDictionary()
+"""By which connection Sessions have flushed tracked instances."""
 
 
 def _before_insert(mapper: Mapper[Any], connection: sa.Connection, target: object) -> None:
-    session, row = _note(connection, target, "created")
-    if session is None or row is None:
+    found = _note(mapper, connection, target, "created")
+    if found is None:
         return
-    # An instance in the place of one that is deleted in the same flush becomes an UPDATE.
+    session, row = found
+    # The flush deletes another instance of this key, of which it makes one UPDATE with this one;
+    # or it fails at the key that is taken.
     replaced = session.identity_map.get(mapper.identity_key_from_instance(target))
-    if replaced is not None and replaced in session.deleted:
-        row.operation = "updated"
-        _remember(row, connection, sa.inspect(replaced), row.tracking.columns)
+    if replaced is None:
+        return
+    state: State = sa.inspect(replaced)
+    try:
+        _load(row.tracking, state)
+    except ObjectDeletedError:  # another transaction has deleted it, so this is an INSERT
+        return
+    row.operation = "updated"
+    _remember(session, row, state, row.tracking.columns)
 
 
-def _before_update(_mapper: Mapper[Any], connection: sa.Connection, target: object) -> None:
-    _, row = _note(connection, target, "updated")
-    if row is not None:
-        tracking, state = row.tracking, row.state
-        changed = state.committed_state.keys() & tracking.columns.keys()
-        row.watched &= state.dict.keys() | changed
-        is_moved = not changed.isdisjoint(tracking.place)
-        needed = tracking.columns.keys() if is_moved else changed | tracking.key.keys()
-        _remember(row, connection, state, needed)
+def _before_update(mapper: Mapper[Any], connection: sa.Connection, target: object) -> None:
+    found = _note(mapper, connection, target, "updated")
+    if found is not None:
+        session, row = found
+        needed = _needed(row.tracking, row.state)
+        if needed:
+            _load(row.tracking, row.state)
+        row.followed &= row.state.dict.keys() | needed
+        _remember(session, row, row.state, needed)
 
 
-def _before_delete(_mapper: Mapper[Any], connection: sa.Connection, target: object) -> None:
-    _, row = _note(connection, target, "deleted")
-    if row is not None:
-        _remember(row, connection, row.state, row.tracking.columns)
+def _before_delete(mapper: Mapper[Any], connection: sa.Connection, target: object) -> None:
+    found = _note(mapper, connection, target, "deleted")
+    if found is not None:
+        session, row = found
+        _load(row.tracking, row.state)
+        _remember(session, row, row.state, row.tracking.columns)
 
 
 def _note(
-    connection: sa.Connection, target: object, operation: str
-) -> tuple[Session | None, Row | None]:
-    """Return the session that flushes an instance, and the instance's row in that flush."""
-    session, tracking = object_session(target), tracking_of(type(target))
+    mapper: Mapper[Any], connection: sa.Connection, target: object, operation: str
+) -> tuple[Session, Row] | None:
+    """Make the row of an instance in the flush of its session; None where that is done, or not."""
+    session, tracking = object_session(target), tracking_of(mapper)
     if session is None or tracking is None:
-        return None, None
-    _flushing[connection] = session
-    rows: dict[int, Row] = session.info.setdefault(_KEY, {})
-    # By instance: a class and its parent that are both tracked have the hooks twice.
-    row = rows[id(target)] = Row(tracking, target, operation)
+        return None
+    _flushing.setdefault(connection, WeakSet()).add(session)
+    flush: Flush = session.info.setdefault(_KEY, Flush())
+    if id(target) in flush.rows:
+        return None
+    flush.tables.update(mapper.tables)
+    row = flush.rows[id(target)] = Row(tracking, connection, target, operation)
     return session, row
 
 
-def _remember(
-    row: Row, connection: sa.Connection, state: InstanceState[Any], needed: Collection[str]
-) -> None:
+def _needed(tracking: Tracking, state: State) -> set[str]:
+    """Return the attributes whose old values have to be known before an UPDATE, if there is one."""
+    columns, relationships = state.mapper.columns, state.mapper.relationships
+    if not any(
+        name in columns or (name in relationships and relationships[name].post_update)
+        for name in state.committed_state
+    ):
+        return set()
+    changed = state.committed_state.keys() & tracking.columns.keys()
+    is_moved = not changed.isdisjoint(tracking.place)
+    return set(tracking.columns) if is_moved else changed | tracking.key.keys() | tracking.automatic
+
+
+def _load(tracking: Tracking, state: State) -> None:
+    """Let SQLAlchemy read an expired instance, as it would before its own UPDATE or DELETE."""
+    expired = tracking.identity.keys() & state.expired_attributes
+    if expired:
+        getattr(state.obj(), expired.pop())
+
+
+def _remember(session: Session, row: Row, state: State, needed: Collection[str]) -> None:
     """Take what the row was from an instance's state; read what is needed and not there."""
-    committed, values, unknown = state.committed_state, state.dict, LoaderCallableStatus.NO_VALUE
-    for name in row.tracking.columns:
-        value = committed.get(name, values.get(name, unknown))
-        if not isinstance(value, LoaderCallableStatus):
-            row.before[name] = value
-    identity = state.identity
-    if identity is None:  # an instance that is deleted before it was ever read: nothing is there
+    if state.identity is None:  # deleted before it was ever read: nothing is there
         return
-    row.before |= zip(row.tracking.identity, identity, strict=True)
+    tracking = row.tracking
+    row.before |= _was(tracking, state)
     missing = [name for name in needed if name not in row.before]
-    if missing:
-        row.before |= _read(connection, row.tracking, [identity], missing).get(identity, {})
+    if not missing:
+        return
+    old = session.info[_KEY].old
+    if tracking not in old:
+        old[tracking] = _read_ahead(session, row, {state: missing})
+    values: Values = old[tracking].get(state, {})
+    if not values.keys() >= set(missing):  # what the flush alone has found, an orphan for instance
+        [found] = _read(row.connection, tracking, [state.identity], missing)
+        values |= found or {}
+    row.before |= _only(missing, values)
+
+
+def _read_ahead(
+    session: Session, row: Row, wanted: dict[State, Sequence[str]]
+) -> dict[State, Values]:
+    """Read what rows were; by the same queries, what is missing of others that are to come."""
+    tracking, [first] = row.tracking, wanted
+    for instances, is_deleted in ((session.dirty, False), (session.deleted, True)):
+        for instance in instances:
+            state: State = sa.inspect(instance)
+            if tracking_of(state.mapper) is tracking and _shard(state) == _shard(first):
+                needed = tracking.columns if is_deleted else _needed(tracking, state)
+                known = _was(tracking, state)
+                missing = [name for name in needed if name not in known]
+                if missing:
+                    wanted.setdefault(state, missing)
+    names = list(dict.fromkeys(name for missing in wanted.values() for name in missing))
+    found: dict[State, Values] = {}
+    for part in in_chunks(list(wanted), _CHUNK):
+        identities = [state.identity or () for state in part]
+        rows = _read(row.connection, tracking, identities, names)
+        found |= {state: values for state, values in zip(part, rows, strict=True) if values}
+    return found
+
+
+def _shard(state: State) -> object:
+    """Return the part of an instance's key that tells databases of one Session apart."""
+    return state.identity_key[2] if state.identity_key else None
+
+
+def _was(tracking: Tracking, state: State) -> Values:
+    """Return what is known of a row before its statement."""
+    identity = zip(tracking.identity, state.identity or (), strict=True)
+    return dict(identity) | _known(tracking, state.dict | state.committed_state)
+
+
+def _known(tracking: Tracking, values: Mapping[str, Any]) -> Values:
+    """Return those of the values that are tracked and known, as the database takes them."""
+    return {
+        name: _plain(column, values[name])
+        for name, column in tracking.columns.items()
+        if name in values and not isinstance(values[name], LoaderCallableStatus)
+    }
+
+
+def _plain(column: sa.Column[Any], value: object) -> object:
+    if value is sa.JSON.NULL:
+        return None
+    if isinstance(value, datetime) and isinstance(column.type, sa.Date):
+        return value.date()
+    return value
 
 
 def _after_flush(session: Session, _context: object) -> None:
-    rows: dict[int, Row] | None = session.info.pop(_KEY, None)
-    if not rows:
+    flush: Flush | None = session.info.pop(_KEY, None)
+    if flush is None:
         return
-    made = _read_made(session, rows.values())
-    for row in rows.values():
-        for told in _tell(row, row.now(made.get(row, {}))):
+    read = _read_new(flush.rows.values())
+    for row in flush.rows.values():
+        for told in _tell(row, row.now(read.get(row, {}))):
             _emit(session, row.tracking, *told)
 
 
@@ -168,20 +281,24 @@ def _after_rollback(session: Session, _transaction: object) -> None:
     session.info.pop(_KEY, None)  # of a flush that failed
 
 
-def _read_made(session: Session, rows: Collection[Row]) -> dict[Row, Values]:
+def _read_new(rows: Iterable[Row]) -> dict[Row, Values]:
     """Read what the database made of the rows that a flush wrote."""
-    wanted: dict[Tracking, list[Row]] = {}
+    wanted: dict[tuple[Tracking, sa.Connection], list[Row]] = {}
     for row in rows:
-        if row.operation != "deleted" and row.made():
-            wanted.setdefault(row.tracking, []).append(row)
+        if row.operation != "deleted" and row.unread:
+            wanted.setdefault((row.tracking, row.connection), []).append(row)
     found: dict[Row, Values] = {}
-    for tracking, some in wanted.items():
-        connection = session.connection(bind_arguments={"mapper": tracking.mapper})
+    for (tracking, connection), some in wanted.items():
         for part in in_chunks(some, _CHUNK):
-            chunk = {_identity(row): row for row in part}
-            for identity, values in _read(connection, tracking, list(chunk)).items():
-                row = chunk[identity]
-                found[row] = {name: values[name] for name in row.made()}
+            identities = [_identity(row) for row in part]
+            read = _read(connection, tracking, identities, tracking.columns)
+            for row, values in zip(part, read, strict=True):
+                if values is None:
+                    raise InvalidEventError(
+                        f"a change of {tracking.cls.__qualname__} cannot be told: after the flush"
+                        " that wrote its row, the row is not there"
+                    )
+                found[row] = _only(row.unread, values)
     return found
 
 
@@ -194,22 +311,28 @@ def _read(
     connection: sa.Connection,
     tracking: Tracking,
     identities: Sequence[Identity],
-    names: Collection[str] | None = None,
-) -> dict[Identity, Values]:
-    """Read columns of rows, by default all of the tracking's, in the connection's transaction."""
-    chosen = list(tracking.columns if names is None else names)
+    names: Collection[str],
+) -> list[Values | None]:
+    """Read columns of rows, in the connection's transaction; None for a row that is not there."""
     keys = list(tracking.identity.values())
     one = keys[0].in_([identity[0] for identity in identities])
     query = (
-        sa.select(*keys, *(tracking.columns[name] for name in chosen))
+        sa.select(*keys, *(tracking.columns[name] for name in names))
         .select_from(tracking.mapper.persist_selectable)
         .where(one if len(keys) == 1 else sa.tuple_(*keys).in_(identities))
     )
     size = len(keys)
-    return {
-        tuple(row[:size]): dict(zip(chosen, row[size:], strict=True))
+    found: dict[Identity, Values] = {
+        tuple(row[:size]): dict(zip(names, row[size:], strict=True))
         for row in connection.execute(query)
     }
+    if len(identities) == 1:
+        return [next(iter(found.values()), None)]
+    # A key may be read as another value than was written, "7" for 7: then its row is asked alone.
+    return [
+        found[identity] if identity in found else _read(connection, tracking, [identity], names)[0]
+        for identity in identities
+    ]
 
 
 def _tell(row: Row, now: Values) -> Iterator[Told]:
@@ -275,8 +398,13 @@ def _emit(
 
 def _text(values: Values) -> str | None:
     """Return the values as one text; none where one of them is missing."""
-    parts = [value.value if isinstance(value, Enum) else value for value in values.values()]
-    return None if None in parts else "/".join(map(str, parts)) or None
+    found = [value.value if isinstance(value, Enum) else value for value in values.values()]
+    if None in found:
+        return None
+    parts = [str(value) for value in found]
+    if len(parts) > 1:  # one key, one text: ("a/b", "c") is not ("a", "b/c")
+        parts = [part.replace("%", "%25").replace("/", "%2F") for part in parts]
+    return "/".join(parts) or None
 
 
 _OF_MAPPER: Final = {

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import sqlalchemy as sa
@@ -54,7 +55,7 @@ class Change(BaseModel):
     null."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Tracking:
     """One tracked class."""
 
@@ -71,15 +72,26 @@ class Tracking:
     event: type[Change]
     on_bulk: OnBulk
 
-    @property
-    def place(self) -> dict[str, sa.Column[Any]]:
+    @cached_property
+    def place(self) -> Mapping[str, sa.Column[Any]]:
         """The attributes by which an event names its row."""
         return {**self.key, **self.identity}
 
-    @property
-    def columns(self) -> dict[str, sa.Column[Any]]:
+    @cached_property
+    def columns(self) -> Mapping[str, sa.Column[Any]]:
         """All of the attributes above."""
         return {**self.fields, **self.place}
+
+    @cached_property
+    def automatic(self) -> frozenset[str]:
+        """Those of them that an UPDATE may change though nobody sets them."""
+        return frozenset(
+            name
+            for name, column in self.columns.items()
+            if column is self.mapper.version_id_col
+            or column.onupdate is not None
+            or column.server_onupdate is not None  # a computed column has it as well
+        )
 
 
 _trackings: Final[dict[type, Tracking]] = {}
@@ -91,12 +103,17 @@ def trackings() -> Iterator[Tracking]:
     return iter(list(_trackings.values()))
 
 
-def tracking_of(cls: type) -> Tracking | None:
-    """Return how instances of a class are tracked: as its nearest tracked parent, or itself."""
-    for parent in cls.__mro__:
-        if parent in _trackings:
-            return _trackings[parent]
-    return None
+def tracking_of(mapper: Mapper[Any]) -> Tracking | None:
+    """Return how instances of a class are tracked: as itself, or as its nearest tracked parent."""
+    return next((_trackings[at.class_] for at in lineage(mapper) if at.class_ in _trackings), None)
+
+
+def lineage(mapper: Mapper[Any]) -> Iterator[Mapper[Any]]:
+    """Yield a mapper and its parents, as far as its instances have rows in their tables."""
+    at: Mapper[Any] | None = mapper
+    while at is not None:
+        yield at
+        at = None if at.concrete else at.inherits
 
 
 def track(
@@ -118,7 +135,8 @@ def track(
     updates with another value in one of the `fields`. It is an event like any other: written after
     the state, gone with a rollback, with the actor of `outbox.actor`.
 
-    `fields` are attributes of the class that are columns; subclasses are tracked with it. `type` is
+    `fields` are attributes of the class that are columns; subclasses are tracked with it, but for
+    concrete ones, whose tables are others. `type` is
     what the events are called before `.changed`, by default the name of the table. `key` names the
     attributes that make the partition key, by default the primary key; a change of either is told
     as a deletion and a creation. Raise `version` when a field goes or changes its type.
@@ -129,7 +147,8 @@ def track(
     execution option `outbox_on_bulk` says the same for one statement.
 
     `personal` lists those of the fields that hold personal data of whom the event's key identifies:
-    they are encrypted as `outbox.Personal` says.
+    they are encrypted as `outbox.Personal` says. The key and the primary key stay in clear, so they
+    cannot be personal, and the key must not be nullable.
 
     Raises `EventDefinitionError` where the declaration cannot work.
     """
@@ -147,10 +166,8 @@ def track(
     chosen = _choose(cls, columns, names)
     primary: Any = mapper.primary_key
     identity = {mapper.get_property_by_column(column).key: column for column in primary}
-    for name in personal:
-        if name not in chosen:
-            raise EventDefinitionError(f"{name!r} is personal, but none of the tracked fields")
     key_columns = identity if keys is None else _choose(cls, columns, keys)
+    _check_personal(cls, chosen, key_columns, identity, personal)
     name = f"{type or _table_name(mapper)}.changed"
     with _lock:
         if cls in _trackings:
@@ -201,6 +218,31 @@ def _choose(
                 f" {', '.join(sorted(columns))} (of a relationship, name the foreign key)"
             )
     return {name: columns[name] for name in names}
+
+
+def _check_personal(
+    cls: type,
+    fields: Mapping[str, sa.Column[Any]],
+    key: Mapping[str, sa.Column[Any]],
+    identity: Mapping[str, sa.Column[Any]],
+    personal: Sequence[str],
+) -> None:
+    clear = {*key.values(), *identity.values()}
+    for name in personal:
+        if name not in fields:
+            raise EventDefinitionError(f"{name!r} is personal, but none of the tracked fields")
+        if fields[name] in clear:
+            raise EventDefinitionError(
+                f"{name!r} is personal, but it is in the key or the primary key of"
+                f" {cls.__qualname__}, which stays in clear: let a number or another name that"
+                " nobody else knows identify the person"
+            )
+    for name, column in key.items():
+        if personal and column.nullable:
+            raise EventDefinitionError(
+                f"{name!r} says whose the personal fields of {cls.__qualname__} are, and it may be"
+                " NULL: make it nullable=False, or choose another key"
+            )
 
 
 def _event_class(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import uuid
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal  # noqa: TC003  # the mapping reads it
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +68,9 @@ class Line(Base):
     order_id: Mapped[str] = mapped_column(sa.ForeignKey(Order.id), primary_key=True)
     number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     quantity: Mapped[int]
+    note: Mapped[str | None] = mapped_column(NAME)
+    doubled: Mapped[int] = mapped_column(sa.Computed("quantity * 2", persisted=True))
+    edits: Mapped[int] = mapped_column(default=0, onupdate=sa.text("edits + 1"))
 
 
 class Animal(Base):
@@ -108,11 +111,70 @@ class Page(Base):
     next: Mapped[Page | None] = relationship(remote_side="Page.id", post_update=True)
 
 
+class Paper(Base):
+    """Whoever writes one field of it changes others as well."""
+
+    __tablename__ = "tracked_paper"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    owner: Mapped[int | None]
+    title: Mapped[str] = mapped_column(NAME)
+    day: Mapped[date | None]
+    more: Mapped[Any] = mapped_column(sa.JSON(), nullable=True)
+    seen: Mapped[int] = mapped_column(default=0)
+    revision: Mapped[int] = mapped_column()
+    edits: Mapped[int] = mapped_column(default=0, onupdate=sa.text("edits + 1"))
+    mark: Mapped[int] = mapped_column(default=0, onupdate=lambda: 99)
+    length: Mapped[int] = mapped_column(sa.Computed("seen * 2", persisted=True))
+
+    __mapper_args__ = {"version_id_col": revision}  # noqa: RUF012  # as SQLAlchemy types it
+
+
+class Note(Base):
+    __tablename__ = "tracked_note"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    text: Mapped[str] = mapped_column(NAME)
+
+
+class OldNote(Note):
+    """With all columns in a table of its own."""
+
+    __tablename__ = "tracked_old_note"
+    __mapper_args__ = {"concrete": True}  # noqa: RUF012  # as SQLAlchemy types it
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    text: Mapped[str] = mapped_column(NAME)
+
+
+class Tag(Base):
+    __tablename__ = "tracked_tag"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(NAME)
+    papers: Mapped[list[Paper]] = relationship(secondary="tracked_tagging")
+
+
+class Tagging(Base):
+    """A row that the relationship `Tag.papers` writes, without an instance."""
+
+    __tablename__ = "tracked_tagging"
+
+    tag_id: Mapped[int] = mapped_column(sa.ForeignKey(Tag.id), primary_key=True)
+    paper_id: Mapped[int] = mapped_column(sa.ForeignKey(Paper.id), primary_key=True)
+
+
 FIELDS = ["status", "total", "customer_id", "due_at", "token", "notes", "scan", "copies", "remark"]
 OrderChanged = outbox.track(Order, fields=FIELDS, type="shop.order")
-LineChanged = outbox.track(Line, fields=["quantity"], type="shop.line", key="order_id")
+LINE_FIELDS = ["quantity", "note", "doubled", "edits"]
+LineChanged = outbox.track(Line, fields=LINE_FIELDS, type="shop.line", key="order_id")
 AnimalChanged = outbox.track(Animal, fields=["name"], on_bulk="warn")
 PageChanged = outbox.track(Page, fields=["next_id"], type="shop.page")
+PAPER_FIELDS = ["title", "day", "more", "revision", "edits", "mark", "length"]
+PaperChanged = outbox.track(Paper, fields=PAPER_FIELDS, type="shop.paper", key="owner")
+NoteChanged = outbox.track(Note, fields=["text"], type="shop.note")
+TagChanged = outbox.track(Tag, fields=["name"], type="shop.tag")
+TaggingChanged = outbox.track(Tagging, fields=["tag_id", "paper_id"], type="shop.tagging")
 CatChanged = outbox.track(Cat, fields=["name", "lives"], type="zoo.cat", on_bulk="ignore")
 
 

@@ -257,7 +257,7 @@ def test_cascades_and_orphans_are_deletions_under_a_composite_key(shop: Shop) ->
         "operation": "deleted",
         "key": "o-1",
         "identity": {"order_id": "o-1", "number": 1},
-        "before": {"quantity": 10},
+        "before": {"quantity": 10, "note": None, "doubled": 20, "edits": 0},
         "after": None,
     }
     assert second["identity"] == {"order_id": "o-1", "number": 2}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.orm import aliased
 
 import outbox
 from tests.tracking import Animal, Base, Cat, Customer, Dog, Order, Shop
@@ -31,6 +32,11 @@ def sqlite_shop(sqlite_engine: sa.Engine) -> Shop:
 
 
 TABLE = Base.metadata.tables["tracked_order"]
+ALIAS: Any = TABLE.alias("o")
+ANOTHER = sa.Table(
+    "tracked_order", sa.MetaData(), sa.Column("copies", sa.Integer), sa.Column("seen", sa.Integer)
+)
+LIGHT = sa.table("tracked_order", sa.column("copies"))
 BULK: dict[str, Callable[[Session], Any]] = {
     "update": lambda s: s.execute(sa.update(Order).values(copies=2)),
     "update of attributes": lambda s: s.execute(sa.update(Order).values({Order.remark: "x"})),
@@ -54,6 +60,13 @@ BULK: dict[str, Callable[[Session], Any]] = {
     "table update": lambda s: s.execute(TABLE.update().values(remark_text="x")),
     "table update by parameters": lambda s: s.execute(TABLE.update(), {"copies": 2}),
     "table delete": lambda s: s.connection().execute(TABLE.delete()),
+    "alias update": lambda s: s.execute(sa.update(ALIAS).values(copies=2)),
+    "class alias update": lambda s: s.execute(sa.update(aliased(Order)).values(copies=2)),
+    "update of another object": lambda s: s.execute(ANOTHER.update().values(copies=2)),
+    "delete by a light table": lambda s: s.execute(sa.delete(LIGHT)),
+    "delete with the schema": lambda s: s.execute(
+        sa.delete(sa.table("tracked_order", schema="main"))
+    ),
     "table insert": lambda s: s.connection().execute(TABLE.insert(), {"id": "o-2"}),
 }
 
@@ -74,6 +87,7 @@ def test_a_bulk_change_is_refused_before_it_is_sent(sqlite_shop: Shop, name: str
         sa.update(Order).values(seen=1),
         sa.update(Customer).values(name="x"),
         sa.update(Dog).values(tricks=1),
+        ANOTHER.update().values(seen=1),
         sa.select(Order.id),
     ],
 )
@@ -82,6 +96,12 @@ def test_what_is_not_tracked_may_change(
 ) -> None:
     with sqlite_shop.session() as session, session.begin():
         session.execute(statement)
+
+
+def test_a_table_of_that_name_in_another_schema_may_change(sqlite_shop: Shop) -> None:
+    with sqlite_shop.session() as session, session.begin():
+        session.connection().exec_driver_sql("CREATE TEMP TABLE tracked_order (id)")
+        session.execute(sa.delete(sa.table("tracked_order", schema="temp")))
 
 
 def test_a_bulk_change_beside_a_flush_is_seen(shop: Shop) -> None:

@@ -23,6 +23,7 @@ from sqlalchemy.orm import Session
 from tests.emitting import read
 from tests.tracking import (
     FIELDS,
+    LINE_FIELDS,
     Base,
     Customer,
     Line,
@@ -45,7 +46,12 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "remark": st.none() | st.sampled_from(["", "x"]),
     "seen": st.integers(0, 2),
 }
+QUANTITIES = st.lists(st.integers(0, 2), max_size=2)
 CHANGES = st.fixed_dictionaries({}, optional=VALUES)
+
+
+def make_lines(quantities: list[int]) -> list[Line]:
+    return [Line(number=number, quantity=each) for number, each in enumerate(quantities)]
 
 
 class History(RuleBasedStateMachine):
@@ -61,16 +67,24 @@ class History(RuleBasedStateMachine):
         self.session = Session(self.engine)
         self.savepoints: list[Any] = []
 
-    @rule(id=IDS, values=CHANGES, lines=st.integers(0, 2))
-    def add(self, id: str, values: dict[str, Any], lines: int) -> None:  # noqa: A002  # the column
+    @rule(id=IDS, values=CHANGES, lines=QUANTITIES)
+    def add(self, id: str, values: dict[str, Any], lines: list[int]) -> None:  # noqa: A002  # the column
         if self.session.get(Order, id) is None:
-            made = [Line(number=number, quantity=number) for number in range(lines)]
-            self.session.add(Order(id=id, lines=made, **values))
+            self.session.add(Order(id=id, lines=make_lines(lines), **values))
 
     @rule(id=IDS, values=CHANGES)
     def change(self, id: str, values: dict[str, Any]) -> None:  # noqa: A002  # the column
         order = self.session.get(Order, id)
         if order is not None:
+            for name, value in values.items():
+                setattr(order, name, value)
+
+    @rule(id=IDS, values=CHANGES)
+    def change_unseen(self, id: str, values: dict[str, Any]) -> None:  # noqa: A002  # the column
+        self.session.flush()
+        order = self.session.get(Order, id)
+        if order is not None:
+            self.session.expire(order)
             for name, value in values.items():
                 setattr(order, name, value)
 
@@ -103,12 +117,20 @@ class History(RuleBasedStateMachine):
         if order is not None:
             self.session.delete(order)
 
-    @rule(id=IDS, values=CHANGES)
-    def replace(self, id: str, values: dict[str, Any]) -> None:  # noqa: A002  # the column
+    @rule(id=IDS, values=CHANGES, lines=QUANTITIES)
+    def replace(self, id: str, values: dict[str, Any], lines: list[int]) -> None:  # noqa: A002  # the column
         order = self.session.get(Order, id)
-        if order is not None and not order.lines:
+        if order is not None:
             self.session.delete(order)
-            self.session.add(Order(id=id, **values))
+            self.session.add(Order(id=id, lines=make_lines(lines), **values))
+            self.session.flush()
+
+    @rule(id=IDS, lines=QUANTITIES)
+    def replace_lines(self, id: str, lines: list[int]) -> None:  # noqa: A002  # the column
+        self.session.flush()
+        order = self.session.get(Order, id)
+        if order is not None:
+            order.lines = make_lines(lines)
             self.session.flush()
 
     @rule(old=IDS, new=IDS)
@@ -124,10 +146,13 @@ class History(RuleBasedStateMachine):
         if order is not None and order.lines:
             order.lines.pop()
 
-    @rule(id=IDS, quantity=st.integers(0, 2))
-    def change_lines(self, id: str, quantity: int) -> None:  # noqa: A002  # the column
+    @rule(id=IDS, quantity=st.integers(0, 2), is_seen=st.booleans())
+    def change_lines(self, id: str, quantity: int, is_seen: bool) -> None:  # noqa: A002, FBT001  # the column; hypothesis names it
+        self.session.flush()
         order = self.session.get(Order, id)
         for line in order.lines if order is not None else ():
+            if not is_seen:
+                self.session.expire(line)
             line.quantity = quantity
 
     @rule()
@@ -190,7 +215,7 @@ class History(RuleBasedStateMachine):
                 for order in session.scalars(sa.select(Order))
             }
             assert lines == {
-                (line.order_id, line.number): {"quantity": line.quantity}
+                (line.order_id, line.number): {name: getattr(line, name) for name in LINE_FIELDS}
                 for line in session.scalars(sa.select(Line))
             }
 
