@@ -23,6 +23,8 @@ from outbox.tracking import ON_BULK, lineage, tracking_of, trackings
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from sqlalchemy.orm import Mapper
+
     from outbox.tracking import Tracking
 
 OPTION: Final = "outbox_on_bulk"
@@ -49,11 +51,15 @@ def _before_execute(
     inside = visitors.iterate(statement.table)
     tables = [table for table in inside if isinstance(table, sa.TableClause)]
     schema = connection.dialect.default_schema_name
+    entity = statement.entity_description.get("entity")
+    mapper = None if entity is None else sa.inspect(entity).mapper
     for tracking in trackings():
         on_bulk = options.get(OPTION, tracking.on_bulk)
         if on_bulk not in ON_BULK:
             raise UsageError(f"{OPTION} is one of {', '.join(ON_BULK)}, and not {on_bulk!r}")
-        if on_bulk != "ignore" and _is_about(statement, tables, schema, tracking, [*many, one]):
+        if on_bulk != "ignore" and _is_about(
+            statement, mapper, tables, schema, tracking, [*many, one]
+        ):
             message = _message(statement, tracking)
             if on_bulk == "raise":
                 raise UntrackedChangeError(message)
@@ -62,6 +68,7 @@ def _before_execute(
 
 def _is_about(
     statement: UpdateBase,
+    mapper: Mapper[Any] | None,
     tables: Sequence[sa.TableClause],
     schema: str | None,
     tracking: Tracking,
@@ -69,8 +76,6 @@ def _is_about(
 ) -> bool:
     """Tell whether a statement changes tracked rows in what is told of them."""
     columns: Mapping[str, sa.Column[Any]] = tracking.columns
-    entity = statement.entity_description.get("entity")
-    mapper = None if entity is None else sa.inspect(entity).mapper
     if mapper is not None and mapper.base_mapper is tracking.mapper.base_mapper:
         # All tables of the class, and perhaps not all rows of them.
         if tracking_of(mapper) is not tracking and mapper not in lineage(tracking.mapper):
