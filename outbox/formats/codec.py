@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Final, Protocol
@@ -47,7 +49,10 @@ class Codec(Protocol):
     """Data by one schema; may be used from several threads."""
 
     def encode(self, data: bytes) -> bytes:
-        """Write JSON in the format, without its head; raises `MisfitError`."""
+        """Write JSON in the format, without its head.
+
+        Raises `MisfitError`, and `UnusableSchemaError` where only an event shows that it is one.
+        """
         ...
 
     def decode(self, payload: bytes) -> bytes:
@@ -55,12 +60,51 @@ class Codec(Protocol):
         ...
 
 
+class UnusableSchemaError(ConfigurationError):
+    """A text that is no schema, or one that this library cannot read or write by."""
+
+
 class MisfitError(RecordRefusedError):
     """The event does not fit its schema: names the place and the rule, and no value."""
 
 
+class Misfit(Exception):  # noqa: N818  # it is no error yet: a union may have another branch
+    """A value that its schema does not take; the way to it is added on the way out."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        self.why = why
+        self.path: list[str | int] = []
+
+    def error(self) -> MisfitError:
+        """Return what an operator is told: the place, from the outermost field, and the rule."""
+        where = ".".join(map(str, reversed(self.path))) or "data"
+        return MisfitError(f"{where}: {self.why}")
+
+
+def read_base64(value: object) -> bytes:
+    """Return the bytes that a text stands for; raises `Misfit`.
+
+    Both alphabets of RFC 4648 are taken, because pydantic writes the one for URLs. A text that
+    other bytes could be made of, without its padding for instance, is not.
+    """
+    if isinstance(value, str):
+        text = value.translate(_STANDARD)
+        try:
+            found = base64.b64decode(text, validate=True)
+        except (binascii.Error, ValueError):
+            pass
+        else:
+            if base64.b64encode(found).decode() == text:
+                return found
+    raise Misfit("is not base64")
+
+
+_STANDARD: Final = str.maketrans("-_", "+/")
+
+
 def make(schema: Schema, where: str) -> Codec:
-    """Make a schema ready; raises `ConfigurationError` where it is none, or lacks its extra."""
+    """Make a schema ready; raises `UnusableSchemaError`, and `ConfigurationError` as `require`."""
     module = require(schema.format, where)
     codec: Codec = module.make(schema)  # type: ignore[attr-defined]  # each has it
     return codec

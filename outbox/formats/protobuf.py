@@ -22,8 +22,8 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSe
 from google.protobuf.message import DecodeError as ProtobufDecodeError
 from grpc_tools import protoc
 
-from outbox.errors import ConfigurationError, DecodeError
-from outbox.formats.codec import MisfitError, Schema
+from outbox.errors import DecodeError
+from outbox.formats.codec import MisfitError, Schema, UnusableSchemaError
 from outbox.formats.wire import read_indexes, write_indexes
 
 if TYPE_CHECKING:
@@ -81,16 +81,16 @@ class ProtobufCodec:
 
 
 def make(schema: Schema) -> ProtobufCodec:
-    """Make a schema ready; raises `ConfigurationError`."""
+    """Make a schema ready; raises `UnusableSchemaError`."""
     pool = descriptor_pool.DescriptorPool()
     try:
         for file in _files(schema, _FILE):
             pool.Add(file)
         compiled = pool.FindFileByName(_FILE)
     except (KeyError, TypeError) as exc:
-        raise ConfigurationError(f"{schema} is no Protobuf schema: {exc}") from exc
+        raise UnusableSchemaError(f"{schema} is no Protobuf schema: {exc}") from exc
     if not compiled.message_types_by_name:
-        raise ConfigurationError(f"{schema} has no message")
+        raise UnusableSchemaError(f"{schema} has no message")
     return ProtobufCodec(compiled)
 
 
@@ -126,7 +126,7 @@ def _compiled(schema: Schema, name: str) -> list[FileDescriptorProto]:
         made = Path(folder) / "made"
         options = [f"-I{folder}", f"-I{known}", "--include_imports", f"--descriptor_set_out={made}"]
         if protoc.main(["protoc", *options, name]) != 0:
-            raise ConfigurationError(
+            raise UnusableSchemaError(
                 f"{schema} is no Protobuf schema that protoc takes; it says why in the error output"
             )
         return list(FileDescriptorSet.FromString(made.read_bytes()).file)
@@ -135,7 +135,7 @@ def _compiled(schema: Schema, name: str) -> list[FileDescriptorProto]:
 def _write(folder: Path, name: str, schema: Schema) -> None:
     path = (folder / name).resolve()
     if not path.is_relative_to(folder.resolve()):
-        raise ConfigurationError(f"{schema} is imported by a name outside of its folder")
+        raise UnusableSchemaError(f"{schema} is imported by a name outside of its folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(schema.text)
     for other_name, other in schema.references.items():

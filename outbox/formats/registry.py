@@ -18,7 +18,7 @@ from outbox.errors import (
     DestinationRefusedError,
     TransientError,
 )
-from outbox.formats.codec import FORMATS, Schema, make
+from outbox.formats.codec import FORMATS, Schema, UnusableSchemaError, make
 
 if TYPE_CHECKING:
     from outbox.formats.codec import Codec
@@ -53,6 +53,8 @@ class Registry:
 
     Its methods raise `BrokerUnavailableError` where the registry does not answer, and
     `DestinationRefusedError` where it does not have what is asked for, or refuses the login.
+    Where it has a schema that nothing can be written by, `version` and `latest` raise
+    `UnusableSchemaError`, and `by_id` raises `DecodeError`: the event alone cannot be read.
     """
 
     def __init__(self, where: str, settings: SchemaSettings, timeout: float) -> None:
@@ -84,11 +86,11 @@ class Registry:
             return known
 
     def by_id(self, number: int) -> Ready:
-        """Return a schema by its id; raises `DecodeError` where there is none of that id."""
+        """Return a schema by its id; raises `DecodeError` where none can be read by."""
         with self._lock:
             known = self._by_id.get(number)
             if known is None:
-                known = self._ready(number, self._request(number))
+                known = self._readable(number)
             return known
 
     def ping(self) -> None:
@@ -161,6 +163,13 @@ class Registry:
         except (httpx2.HTTPError, OSError) as exc:
             raise self._silent(exc) from exc
 
+    def _readable(self, number: int) -> Ready:
+        found = self._request(number)
+        try:
+            return self._ready(number, found)
+        except UnusableSchemaError as exc:
+            raise DecodeError(f"its data cannot be read: {exc}") from exc
+
     def _ask(self, subject: str, number: int | None) -> Ready:
         found = self._registered(subject, number)
         if found.schema_id is None or found.schema is None:
@@ -195,11 +204,11 @@ class Registry:
     def _schema(self, number: int, found: Any, depth: int) -> Schema:
         kind = found.schema_type or "AVRO"
         if kind not in FORMATS:
-            raise ConfigurationError(
+            raise UnusableSchemaError(
                 f"schema {number} is of the kind {kind}; known are {', '.join(FORMATS)}"
             )
         if depth > _DEPTH:
-            raise ConfigurationError(f"schema {number} refers to itself by way of others")
+            raise UnusableSchemaError(f"schema {number} refers to itself by way of others")
         references = {}
         for reference in found.references or ():
             other = self._registered(reference.subject, reference.version)
