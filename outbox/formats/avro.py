@@ -13,7 +13,6 @@ import base64
 import io
 import json
 import math
-import struct
 from collections.abc import Callable
 from datetime import date, datetime, time
 from decimal import Context, Decimal, Inexact, InvalidOperation
@@ -27,13 +26,12 @@ from fastavro.schema import SchemaParseException
 from fastavro.write import LOGICAL_WRITERS
 
 from outbox.errors import DecodeError
-from outbox.formats.codec import Misfit, MisfitError, Schema, UnusableSchemaError, read_base64
+from outbox.formats.codec import Misfit, MisfitError, Schema, UnusableSchemaError, read_base64, real
 
 Convert = Callable[[Any], Any]
 """Makes what fastavro takes of a JSON value; raises `Misfit`."""
 
 _INTS: Final = {"int": 31, "long": 63}
-_REALS: Final = {"float": "<f", "double": "<d"}
 _RECORDS: Final = frozenset({"record", "error"})
 _UUID_BYTES: Final = 16
 _NOTHING: Final = object()
@@ -83,7 +81,7 @@ class AvroCodec:
             value = fastavro.schemaless_reader(stream, self._schema, None)
             if stream.tell() != len(payload):
                 raise DecodeError("its data is longer than its schema says")  # as the others
-            found = orjson.dumps(value, default=_json, option=orjson.OPT_UTC_Z)
+            found = _dumps(value)
         except (EOFError, ValueError, TypeError, IndexError, OverflowError, KeyError) as exc:
             raise DecodeError(f"its data does not fit its Avro schema: {exc!r}") from exc
         if b"null" in found and not _is_finite(value):
@@ -245,7 +243,7 @@ def _union(branches: list[Any], names: _Names) -> Convert:
 
 def _text(found: Any) -> Any:
     """Return the JSON that a value comes back as."""
-    return orjson.loads(orjson.dumps(found, default=_json, option=orjson.OPT_UTC_Z))
+    return orjson.loads(_dumps(found))
 
 
 def _plain_name(branch: Any) -> str:
@@ -424,23 +422,6 @@ def _whole(kind: str) -> Convert:
     return convert
 
 
-def _real(kind: str) -> Convert:
-    form = struct.Struct(_REALS[kind])
-
-    def convert(value: Any) -> Any:
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise Misfit("is not a number")
-        try:
-            (held,) = form.unpack(form.pack(value))
-        except OverflowError:
-            raise Misfit(f"is not a number of kind {kind}") from None
-        if isinstance(value, int) and held != value:
-            raise Misfit(f"is not a number that {kind} holds exactly")
-        return float(value)
-
-    return convert
-
-
 def _string(value: Any) -> Any:
     if not isinstance(value, str):
         raise Misfit("is not a string")
@@ -452,8 +433,8 @@ _PLAIN: Final[dict[str, Convert]] = {
     "boolean": _boolean,
     "int": _whole("int"),
     "long": _whole("long"),
-    "float": _real("float"),
-    "double": _real("double"),
+    "float": real("float"),
+    "double": real("double"),
     "string": _string,
     "bytes": read_base64,
 }
@@ -473,8 +454,17 @@ _COMPOUND: Final[dict[str, Callable[[Any, _Names], Convert]]] = {
 }
 
 
+def _dumps(value: Any) -> bytes:
+    # Its own text of a time lacks the zeros in front of microseconds.
+    return orjson.dumps(value, default=_json, option=orjson.OPT_PASSTHROUGH_DATETIME)
+
+
 def _json(value: object) -> str:
     match value:
+        case datetime():
+            return value.isoformat().replace("+00:00", "Z")  # as pydantic writes it
+        case date() | time():
+            return value.isoformat()
         case bytes():
             return base64.b64encode(value).decode()
         case Decimal():

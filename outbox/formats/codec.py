@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import base64
 import binascii
+import struct
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from outbox.errors import ConfigurationError, RecordRefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from outbox.formats.settings import Format
 
@@ -98,6 +99,28 @@ def read_base64(value: object) -> bytes:
             if base64.b64encode(found).decode() == text:
                 return found
     raise Misfit("is not base64")
+
+
+def real(kind: str) -> Callable[[Any], float]:
+    """Return what reads a number as one of the kind `float`, of 32 bits, or `double`, of 64.
+
+    It raises `Misfit` for one that would become infinite, and for a whole number that would become
+    another one.
+    """
+    form = struct.Struct("<f" if kind == "float" else "<d")
+
+    def read(value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise Misfit("is not a number")
+        try:
+            (held,) = form.unpack(form.pack(value))
+        except OverflowError:
+            raise Misfit(f"is not a number of kind {kind}") from None
+        if isinstance(value, int) and held != value:
+            raise Misfit(f"is not a number that {kind} holds exactly")
+        return float(value)
+
+    return read
 
 
 _STANDARD: Final = str.maketrans("-_", "+/")
