@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import json
+import socket
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
 from unittest.mock import ANY
@@ -29,7 +31,7 @@ from outbox.formats.codec import Codec, MisfitError, Schema, make
 from outbox.formats.convert import Converter
 from outbox.formats.protobuf import _files
 from outbox.formats.publishing import fenced
-from outbox.formats.registry import Registry
+from outbox.formats.registry import Ready, Registry
 from outbox.formats.settings import SchemaSettings
 from outbox.rows import Rows, to_row
 from outbox.settings import RouteSettings
@@ -457,6 +459,24 @@ def test_what_took_too_long_to_convert_is_published_next() -> None:
         assert Converter(chosen, registry, None, 60.0).convert(events) == (ANY, {})
         _, errors = Converter(chosen, registry, None, -1.0).convert(events)
     assert [type(errors[index]) for index in range(200)] == [HeldBackError] * 200
+
+
+def test_what_is_known_does_not_wait_for_what_is_asked() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        ThreadPoolExecutor(1) as pool,
+        closing(
+            Registry("here", settings(registry=f"http://127.0.0.1:{silent.getsockname()[1]}"), 30.0)
+        ) as registry,
+    ):
+        known = registry._by_id[7] = Ready(Schema(7, "avro", ""), avro())
+        asked = pool.submit(registry.version, "a", 1)
+        connection, _ = silent.accept()
+        with connection:
+            assert registry.by_id(7) is known
+            assert not asked.done()
+        with pytest.raises(BrokerUnavailableError, match="does not answer"):
+            asked.result()
 
 
 CODECS = [avro(), protobuf()]
