@@ -393,3 +393,11 @@ def test_a_field_that_protobuf_requires_is_told() -> None:
     text = 'syntax = "proto2"; message M { required int64 a = 1; }'
     with pytest.raises(MisfitError, match=r"data: .* required fields: a"):
         make(Schema(1, "protobuf", text), "").encode(b"{}")
+
+
+def test_numbers_and_nulls_of_protobuf_are_those_of_the_application() -> None:
+    value = {"count": 2**62, "big": 2**64 - 1, "perhaps": 2**62, "numbers": [1], "any": None}
+    assert again(CODEC, value) == {**EMPTY, **value}
+    absent = ("at", "perhaps", "count", "more", "inner", "any")
+    assert [name for name, found in EMPTY.items() if found is None] == list(absent)
+    assert again(CODEC, {"card": "c", "cash": None}) == {**EMPTY, "card": "c"}
