@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from outbox.codec import is_json
 from outbox.errors import (
     BrokerUnavailableError,
+    ConfigurationError,
     DestinationRefusedError,
     HeldBackError,
     PermanentError,
     RecordRefusedError,
     TransientError,
 )
-from outbox.formats.codec import MisfitError
+from outbox.formats.codec import MisfitError, UnusableSchemaError
 from outbox.formats.wire import MEDIA_TYPES, head_of
 from outbox.rows import CONTENT_TYPE, DATA, SOURCE, TOPIC, TYPE, VERSION, Rows, to_envelope
 from outbox.transports.topic import TopicTemplate
@@ -124,6 +125,9 @@ class Converter:
             raise RecordRefusedError(
                 f"the event does not fit {which} of the subject {writer.subject!r}: {misfit}"
             ) from misfit
+        except UnusableSchemaError as exc:
+            refused[kind] = _unusable(writer.subject, exc)
+            raise refused[kind] from exc
         return (*row[:CONTENT_TYPE], writer.media, data, *row[DATA + 1 :])  # type: ignore[return-value]  # the same columns
 
     def _writer(
@@ -154,6 +158,16 @@ class Converter:
         return Writer(ready.codec, head_of(ready.schema.id), media, subject, number)
 
     def _ready(self, subject: str, number: int | None) -> Ready:
-        if number is None:
-            return self._registry.latest(subject)
-        return self._registry.version(subject, number)
+        try:
+            if number is None:
+                return self._registry.latest(subject)
+            return self._registry.version(subject, number)
+        except ConfigurationError as exc:
+            raise _unusable(subject, exc) from exc
+
+
+def _unusable(subject: str, error: ConfigurationError) -> DestinationRefusedError:
+    """Say that nothing can be written by a schema: its events wait, and those of others go on."""
+    return DestinationRefusedError(
+        f"the subject {subject!r} has a schema that nothing can be written by: {error}"
+    )

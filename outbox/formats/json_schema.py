@@ -11,8 +11,8 @@ from referencing import Registry, Resource
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012
 
-from outbox.errors import ConfigurationError, DecodeError
-from outbox.formats.codec import MisfitError, Schema
+from outbox.errors import DecodeError
+from outbox.formats.codec import MisfitError, Schema, UnusableSchemaError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,7 +41,9 @@ class JsonSchemaCodec:
         try:
             error = best_match(self._validator.iter_errors(value))
         except Unresolvable as exc:
-            raise ConfigurationError(f"its schema refers to {exc.ref!r}, which is nowhere") from exc
+            raise UnusableSchemaError(
+                f"its schema refers to {exc.ref!r}, which is nowhere"
+            ) from exc
         if error is not None:
             raise MisfitError(_told(error))
         return data
@@ -56,7 +58,7 @@ class JsonSchemaCodec:
 
 
 def make(schema: Schema) -> JsonSchemaCodec:
-    """Make a schema ready; raises `ConfigurationError`."""
+    """Make a schema ready; raises `UnusableSchemaError`."""
     try:
         text = orjson.loads(schema.text)
         kind = validator_for(text, default=Draft202012Validator)
@@ -65,7 +67,7 @@ def make(schema: Schema) -> JsonSchemaCodec:
         return JsonSchemaCodec(kind(text, registry=registry))
     except (SchemaError, ValueError) as exc:
         why = exc.message if isinstance(exc, SchemaError) else exc
-        raise ConfigurationError(f"{schema} is no JSON Schema: {why}") from exc
+        raise UnusableSchemaError(f"{schema} is no JSON Schema: {why}") from exc
 
 
 def _resources(schema: Schema) -> Iterator[tuple[str, Resource[Any]]]:

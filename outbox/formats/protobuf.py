@@ -1,8 +1,8 @@
 """Protobuf: JSON ⇄ binary, by the .proto text that the registry has, without generated classes.
 
 The text is compiled by protoc, which the package grpcio-tools brings along. JSON is as Protobuf
-maps it: bytes as base64, moments as RFC 3339; names of fields are those of the .proto. Where data
-becomes JSON again, whole numbers of 64 bits are numbers, as an application emits them.
+maps it: bytes as base64, moments as RFC 3339; names of fields are those of the .proto. Where an
+application's JSON would come back as another one, `proto_json` refuses or restores it.
 """
 
 from __future__ import annotations
@@ -14,22 +14,24 @@ import tempfile
 from dataclasses import replace
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import orjson
 from google.protobuf import descriptor_pool, json_format, message_factory
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 from google.protobuf.message import DecodeError as ProtobufDecodeError
+from google.protobuf.message import EncodeError
 from grpc_tools import protoc
 
-from outbox.errors import ConfigurationError, DecodeError
-from outbox.formats.codec import MisfitError, Schema
+from outbox.errors import DecodeError
+from outbox.formats.codec import Misfit, MisfitError, Schema, UnusableSchemaError
+from outbox.formats.proto_json import Message
 from outbox.formats.wire import read_indexes, write_indexes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from google.protobuf.descriptor import Descriptor, FieldDescriptor, FileDescriptor
+    from google.protobuf.descriptor import Descriptor, FileDescriptor
 
 _FILE: Final = "outbox.schema.proto"
 _OWN: Final = "outbox.imports.proto"
@@ -43,7 +45,10 @@ class ProtobufCodec:
     def __init__(self, file: FileDescriptor) -> None:
         self._file = file
         self._first = _message(file, [0])
-        self._known: dict[tuple[int, ...], Descriptor] = {(0,): self._first}
+        self._message = Message(self._first, {})
+        self._known: dict[tuple[int, ...], tuple[Descriptor, Message]] = {
+            (0,): (self._first, self._message)
+        }
         self._head = write_indexes([0])
 
     def encode(self, data: bytes) -> bytes:
@@ -53,20 +58,26 @@ class ProtobufCodec:
             value = orjson.loads(data)
         except orjson.JSONDecodeError as exc:
             raise MisfitError(f"its data is no JSON: {exc.msg}") from exc
-        if not isinstance(value, dict):
-            raise MisfitError("data: is not an object")
         try:
+            self._message.check(value)
             json_format.ParseDict(value, message)
+            return self._head + message.SerializeToString()
+        except Misfit as misfit:
+            raise misfit.error() from misfit
         except json_format.ParseError as exc:
             raise MisfitError(_told(exc)) from exc
-        return self._head + message.SerializeToString()
+        except EncodeError as exc:
+            # It names fields that are required, which Protobuf knew once.
+            raise MisfitError(f"data: {exc}") from exc
 
     def decode(self, payload: bytes) -> bytes:
         """See `Codec.decode`."""
         indexes, content = read_indexes(payload)
-        descriptor = self._known.get(tuple(indexes))
-        if descriptor is None:
-            descriptor = self._known[tuple(indexes)] = _message(self._file, indexes)
+        known = self._known.get(tuple(indexes))
+        if known is None:
+            descriptor = _message(self._file, indexes)
+            known = self._known[tuple(indexes)] = (descriptor, Message(descriptor, {}))
+        descriptor, shape = known
         message = message_factory.GetMessageClass(descriptor)()
         try:
             message.ParseFromString(content)
@@ -77,20 +88,20 @@ class ProtobufCodec:
             )
         except (ProtobufDecodeError, json_format.Error, TypeError) as exc:
             raise DecodeError(f"its data does not fit its Protobuf schema: {exc}") from exc
-        return orjson.dumps(_numbers(found, descriptor))
+        return orjson.dumps(shape.restored(found))
 
 
 def make(schema: Schema) -> ProtobufCodec:
-    """Make a schema ready; raises `ConfigurationError`."""
+    """Make a schema ready; raises `UnusableSchemaError`."""
     pool = descriptor_pool.DescriptorPool()
     try:
         for file in _files(schema, _FILE):
             pool.Add(file)
         compiled = pool.FindFileByName(_FILE)
     except (KeyError, TypeError) as exc:
-        raise ConfigurationError(f"{schema} is no Protobuf schema: {exc}") from exc
+        raise UnusableSchemaError(f"{schema} is no Protobuf schema: {exc}") from exc
     if not compiled.message_types_by_name:
-        raise ConfigurationError(f"{schema} has no message")
+        raise UnusableSchemaError(f"{schema} has no message")
     return ProtobufCodec(compiled)
 
 
@@ -126,7 +137,7 @@ def _compiled(schema: Schema, name: str) -> list[FileDescriptorProto]:
         made = Path(folder) / "made"
         options = [f"-I{folder}", f"-I{known}", "--include_imports", f"--descriptor_set_out={made}"]
         if protoc.main(["protoc", *options, name]) != 0:
-            raise ConfigurationError(
+            raise UnusableSchemaError(
                 f"{schema} is no Protobuf schema that protoc takes; it says why in the error output"
             )
         return list(FileDescriptorSet.FromString(made.read_bytes()).file)
@@ -135,7 +146,7 @@ def _compiled(schema: Schema, name: str) -> list[FileDescriptorProto]:
 def _write(folder: Path, name: str, schema: Schema) -> None:
     path = (folder / name).resolve()
     if not path.is_relative_to(folder.resolve()):
-        raise ConfigurationError(f"{schema} is imported by a name outside of its folder")
+        raise UnusableSchemaError(f"{schema} is imported by a name outside of its folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(schema.text)
     for other_name, other in schema.references.items():
@@ -156,30 +167,6 @@ def _message(file: FileDescriptor, indexes: Sequence[int]) -> Descriptor:
     except IndexError:
         raise DecodeError(f"its schema has no message {list(indexes)}") from None
     return found
-
-
-def _numbers(value: Any, descriptor: Descriptor) -> Any:
-    """Make numbers of the texts that 64 bits have in Protobuf's JSON."""
-    if not isinstance(value, dict) or descriptor.full_name.startswith("google.protobuf."):
-        return value
-    return {name: _field(each, descriptor.fields_by_name[name]) for name, each in value.items()}
-
-
-def _field(value: Any, field: FieldDescriptor) -> Any:
-    message = field.message_type
-    if message is not None and message.GetOptions().map_entry:
-        inner = message.fields_by_name["value"]
-        return {name: _one(each, inner) for name, each in value.items()}
-    if isinstance(value, list):
-        return [_one(each, field) for each in value]
-    return _one(value, field)
-
-
-def _one(value: Any, field: FieldDescriptor) -> Any:
-    if field.message_type is not None:
-        return _numbers(value, field.message_type)
-    is_whole = field.cpp_type in {field.CPPTYPE_INT64, field.CPPTYPE_UINT64}
-    return int(value) if is_whole and isinstance(value, str) else value
 
 
 def _told(error: json_format.ParseError) -> str:

@@ -94,7 +94,7 @@ def register(
     Raises `ConfigurationError` where it is no schema, does not follow what is registered, or the
     registry refuses it; and as `Registry`.
     """
-    text = file.path.read_text()
+    text = _text(file.path)
     make(Schema(0, file.format, text, name=str(file.path)), str(file.path))
     topic = topic_of(file.event_type)
     if topic is None and settings.subject != "record":
@@ -117,6 +117,15 @@ def register(
             f" it cannot be version {file.version} as well; change it, or set versions = 'latest'"
         )
     return Registered(file, subject, version, number, state)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as exc:
+        raise ConfigurationError(f"{path} is no text in UTF-8: {exc.reason}") from exc
+    except OSError as exc:
+        raise ConfigurationError(f"{path} cannot be read: {exc.strerror}") from exc
 
 
 def _check_order(file: SchemaFile, subject: str, versions: Sequence[int]) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import httpx2
@@ -18,9 +18,11 @@ from outbox.errors import (
     DestinationRefusedError,
     TransientError,
 )
-from outbox.formats.codec import FORMATS, Schema, make
+from outbox.formats.codec import FORMATS, Schema, UnusableSchemaError, make
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from outbox.formats.codec import Codec
     from outbox.formats.settings import SchemaSettings
 
@@ -30,7 +32,6 @@ _UNAUTHORISED: Final = frozenset({401, 403})
 _ABSENT: Final = 404
 _UNFIT: Final = frozenset({409, 422})
 """Not compatible with what is there, or no schema at all."""
-_NO_SUBJECT: Final = 40401
 _NO_VERSION: Final = 40402
 _NOBODYS: Final = "outbox-doctor-"
 """What no subject begins with, so that few are listed."""
@@ -48,11 +49,21 @@ class Ready:
         self.codec = codec
 
 
+class _AbsentError(DestinationRefusedError):
+    """The registry has no such thing; what that means depends on what was asked for."""
+
+    def __init__(self, why: str, error: SchemaRegistryError) -> None:
+        super().__init__(why)
+        self.code = error.error_code
+
+
 class Registry:
     """Answers from memory, or asks; may be used from several threads.
 
     Its methods raise `BrokerUnavailableError` where the registry does not answer, and
     `DestinationRefusedError` where it does not have what is asked for, or refuses the login.
+    Where it has a schema that nothing can be written by, `version` and `latest` raise
+    `UnusableSchemaError`, and `by_id` raises `DecodeError`: the event alone cannot be read.
     """
 
     def __init__(self, where: str, settings: SchemaSettings, timeout: float) -> None:
@@ -60,67 +71,58 @@ class Registry:
         self._where = where
         self._url = str(settings.registry).rstrip("/")
         self._client = _client(self._url, where, settings, timeout)
-        self._lock = threading.Lock()
+        # Without a lock: what two threads ask for at once is asked for twice, and is the same; none
+        # waits for what another one asks.
         self._by_subject: dict[tuple[str, int], Ready] = {}
         self._latest: dict[str, tuple[float, Ready]] = {}
         self._by_id: dict[int, Ready] = {}
 
     def version(self, subject: str, number: int) -> Ready:
         """Return a version of a subject; it never changes."""
-        with self._lock:
-            known = self._by_subject.get((subject, number))
-            if known is None:
-                known = self._ask(subject, number)
-                self._by_subject[subject, number] = known
-            return known
+        known = self._by_subject.get((subject, number))
+        if known is None:
+            known = self._by_subject[subject, number] = self._ask(subject, number)
+        return known
 
     def latest(self, subject: str) -> Ready:
         """Return the last version of a subject, as it was some seconds ago."""
-        with self._lock:
-            until, known = self._latest.get(subject, (0.0, None))
-            if known is None or time.monotonic() > until:
-                known = self._ask(subject, None)
-                self._latest[subject] = (time.monotonic() + LATEST_SECONDS, known)
-            return known
+        until, known = self._latest.get(subject, (0.0, None))
+        if known is None or time.monotonic() > until:
+            known = self._ask(subject, None)
+            self._latest[subject] = (time.monotonic() + LATEST_SECONDS, known)
+        return known
 
     def by_id(self, number: int) -> Ready:
-        """Return a schema by its id; raises `DecodeError` where there is none of that id."""
-        with self._lock:
-            known = self._by_id.get(number)
-            if known is None:
-                known = self._ready(number, self._request(number))
-            return known
+        """Return a schema by its id; raises `DecodeError` where none can be read by."""
+        known = self._by_id.get(number)
+        if known is None:
+            found = self._request(number)
+            try:
+                known = self._ready(number, found)
+            except UnusableSchemaError as exc:
+                raise DecodeError(f"its data cannot be read: {exc}") from exc
+        return known
 
     def ping(self) -> None:
         """Return where the registry answers."""
-        try:
+        with self._asking():
             self._client.get_subjects(subject_prefix=_NOBODYS)
-        except SchemaRegistryError as exc:
-            raise self._translated(exc) from exc
-        except (httpx2.HTTPError, OSError) as exc:
-            raise self._silent(exc) from exc
 
     def versions(self, subject: str) -> list[int]:
         """Return the versions of a subject; none where there is no such subject."""
         try:
-            return list(self._client.get_versions(subject))
-        except SchemaRegistryError as exc:
-            if exc.http_status_code == _ABSENT:
-                return []
-            raise self._translated(exc) from exc
-        except (httpx2.HTTPError, OSError) as exc:
-            raise self._silent(exc) from exc
+            with self._asking():
+                return list(self._client.get_versions(subject))
+        except _AbsentError:
+            return []
 
     def lookup(self, subject: str, text: str, kind: str) -> tuple[int, int] | None:
         """Return the id and the version of a schema of a subject; None where it is not there."""
         try:
-            found = self._client.lookup_schema(subject, Registered(text, kind))
-        except SchemaRegistryError as exc:
-            if exc.http_status_code == _ABSENT:
-                return None
-            raise self._translated(exc) from exc
-        except (httpx2.HTTPError, OSError) as exc:
-            raise self._silent(exc) from exc
+            with self._asking():
+                found = self._client.lookup_schema(subject, Registered(text, kind))
+        except _AbsentError:
+            return None
         return found.schema_id, found.version
 
     def register(self, subject: str, text: str, kind: str, origin: str) -> tuple[int, int]:
@@ -128,17 +130,16 @@ class Registry:
 
         Raises `ConfigurationError` that names its origin, where the registry does not take it.
         """
-        try:
-            self._client.register_schema(subject, Registered(text, kind))
-        except SchemaRegistryError as exc:
-            if exc.http_status_code in _UNFIT:
+        with self._asking():
+            try:
+                self._client.register_schema(subject, Registered(text, kind))
+            except SchemaRegistryError as exc:
+                if exc.http_status_code not in _UNFIT:
+                    raise
                 raise ConfigurationError(
                     f"{origin}: the schema registry does not take it as a version of {subject!r}:"
                     f" {exc.error_message}"
                 ) from exc
-            raise self._translated(exc) from exc
-        except (httpx2.HTTPError, OSError) as exc:
-            raise self._silent(exc) from exc
         found = self.lookup(subject, text, kind)
         if found is None:
             raise BrokerUnavailableError(f"the schema registry {self._url} forgot {subject!r}")
@@ -148,18 +149,29 @@ class Registry:
         """Close the connection; idempotent."""
         self._client.close()
 
-    def _request(self, number: int) -> Any:
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        """Make this library's errors of those of the client."""
         try:
-            return self._client.get_schema(number)
+            yield
         except SchemaRegistryError as exc:
-            if exc.http_status_code == _ABSENT:
-                raise DecodeError(
-                    f"the schema registry {self._url} has no schema {number}, which its data was"
-                    " written by"
-                ) from exc
             raise self._translated(exc) from exc
         except (httpx2.HTTPError, OSError) as exc:
-            raise self._silent(exc) from exc
+            # The text of some is empty.
+            why = str(exc) or type(exc).__name__
+            raise BrokerUnavailableError(
+                f"the schema registry {self._url} does not answer: {why}"
+            ) from exc
+
+    def _request(self, number: int) -> Any:
+        try:
+            with self._asking():
+                return self._client.get_schema(number)
+        except _AbsentError as exc:
+            raise DecodeError(
+                f"the schema registry {self._url} has no schema {number}, which its data was"
+                " written by"
+            ) from exc
 
     def _ask(self, subject: str, number: int | None) -> Ready:
         found = self._registered(subject, number)
@@ -170,22 +182,18 @@ class Registry:
 
     def _registered(self, subject: str, number: int | None) -> Any:
         try:
-            if number is None:
-                return self._client.get_latest_version(subject)
-            return self._client.get_version(subject, number)
-        except SchemaRegistryError as exc:
-            if exc.error_code in {_NO_SUBJECT, _NO_VERSION} or exc.http_status_code == _ABSENT:
-                what = f"has no subject {subject!r}"
-                if exc.error_code == _NO_VERSION:
-                    what = f"has no version {number} of {subject!r}"
-                raise DestinationRefusedError(
-                    f"the schema registry {self._url} {what}: register the schema there"
-                    " (`outbox registry register`), or correct"
-                    f" {self._where}"
-                ) from exc
-            raise self._translated(exc) from exc
-        except (httpx2.HTTPError, OSError) as exc:
-            raise self._silent(exc) from exc
+            with self._asking():
+                if number is None:
+                    return self._client.get_latest_version(subject)
+                return self._client.get_version(subject, number)
+        except _AbsentError as exc:
+            what = f"has no subject {subject!r}"
+            if exc.code == _NO_VERSION:
+                what = f"has no version {number} of {subject!r}"
+            raise DestinationRefusedError(
+                f"the schema registry {self._url} {what}: register the schema there"
+                f" (`outbox registry register`), or correct {self._where}"
+            ) from exc
 
     def _ready(self, number: int, found: Any) -> Ready:
         schema = self._schema(number, found, 0)
@@ -195,11 +203,11 @@ class Registry:
     def _schema(self, number: int, found: Any, depth: int) -> Schema:
         kind = found.schema_type or "AVRO"
         if kind not in FORMATS:
-            raise ConfigurationError(
+            raise UnusableSchemaError(
                 f"schema {number} is of the kind {kind}; known are {', '.join(FORMATS)}"
             )
         if depth > _DEPTH:
-            raise ConfigurationError(f"schema {number} refers to itself by way of others")
+            raise UnusableSchemaError(f"schema {number} refers to itself by way of others")
         references = {}
         for reference in found.references or ():
             other = self._registered(reference.subject, reference.version)
@@ -208,6 +216,12 @@ class Registry:
 
     def _translated(self, error: SchemaRegistryError) -> TransientError:
         status = error.http_status_code
+        if status == _ABSENT:
+            return _AbsentError(
+                f"the schema registry {self._url} answers with HTTP {status}, error"
+                f" {error.error_code}: correct {self._where}.registry",
+                error,
+            )
         if status in _UNAUTHORISED:
             return DestinationRefusedError(
                 f"the schema registry {self._url} refuses the login: correct {self._where}.username"
@@ -216,11 +230,6 @@ class Registry:
         return BrokerUnavailableError(
             f"the schema registry {self._url} answers with HTTP {status}, error {error.error_code}"
         )
-
-    def _silent(self, error: Exception) -> BrokerUnavailableError:
-        # The text of some is empty.
-        why = str(error) or type(error).__name__
-        return BrokerUnavailableError(f"the schema registry {self._url} does not answer: {why}")
 
 
 def _client(url: str, where: str, settings: SchemaSettings, timeout: float) -> Any:

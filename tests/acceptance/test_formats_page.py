@@ -103,6 +103,7 @@ def test_versions_are_registered_in_their_order(program: Program) -> None:
         (["empty"], "no file is called for instance"),
         (["a.b.v1.json"], "writes none of a.b in the format of its file"),
         (["a.b.v1.avsc"], "a.b.v1.avsc is no Avro schema"),
+        (["a.c.v1.avsc"], "a.c.v1.avsc is no text in UTF-8"),
         (["schemas", "--route", "else"], "there is no route 'else'"),
     ],
 )
@@ -112,6 +113,7 @@ def test_what_cannot_be_registered_is_told(
     (program.folder / "empty").mkdir()
     schema(program, "a.b.v1.json", "{}")
     schema(program, "a.b.v1.avsc", "{")
+    (program.folder / "a.c.v1.avsc").write_bytes(b"\xff{}")
     done = program.call("registry", "register", *arguments)
     assert done.returncode in {1, 2}
     assert why in done.stderr

@@ -375,6 +375,42 @@ def test_a_missing_subject_holds_the_route_until_it_is_registered(
     assert world.letters() == []
 
 
+@pytest.mark.parametrize(
+    ("rule", "why", "unreadable"),
+    [
+        ({"pattern": "^\\p{L}+$"}, "is no JSON Schema", 1),
+        # Who reads does not look whether the data fits.
+        ({"$ref": "#/$defs/none"}, "refers to '/$defs/none', which is nowhere", 0),
+    ],
+)
+def test_a_schema_that_cannot_be_used_holds_its_own_events_alone(
+    world: World, caplog: pytest.LogCaptureFixture, rule: dict[str, str], why: str, unreadable: int
+) -> None:
+    caplog.set_level(logging.ERROR)
+    name = f"tests.formats.t{uuid.uuid4().hex}.json"
+    text = json.dumps({"type": "object", "properties": {"key": rule}})
+    number = world.client.register_schema(name, Schema(text, "JSON"))
+    world.emit(JsonMade(key="a", n=1), PlainMade(key="b", n=2))
+    schemas = {**records_of(world, name), "formats": {"*.json": "jsonschema"}, "format": "json"}
+    schemas["records"] = {"tests.formats.json": name}
+    with Relay(world.settings(schemas=schemas, delivery="at-least-once")).running():
+        eventually(lambda: why in (world.error() or ""))
+        assert repr(name) in (world.error() or "")
+        assert json.loads(world.records(1)[0].value())["n"] == 2
+    assert world.letters() == []
+    producer = Producer({"bootstrap.servers": world.broker})
+    event = envelope(None, type="tests.formats.json", content_type="application/json")
+    headers: Any = to_headers(event)
+    producer.produce(world.topic, head_of(number) + b'{"key":"a","n":3}', b"a", headers=headers)
+    assert producer.flush(20) == 0
+    with world.working(world.consumer()):
+        eventually(lambda: len(effects(world.engine)) + len(world.letters()) == 2)
+    reasons = [letter.reason for letter in world.letters()]
+    assert [f"cannot be read: schema {number} {why}" in each for each in reasons] == [
+        True
+    ] * unreadable
+
+
 def records_of(world: World, name: str) -> dict[str, Any]:
     return {
         "registry": world.registry,

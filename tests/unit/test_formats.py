@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import json
+import socket
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
 from unittest.mock import ANY
@@ -29,7 +31,7 @@ from outbox.formats.codec import Codec, MisfitError, Schema, make
 from outbox.formats.convert import Converter
 from outbox.formats.protobuf import _files
 from outbox.formats.publishing import fenced
-from outbox.formats.registry import Registry
+from outbox.formats.registry import Ready, Registry
 from outbox.formats.settings import SchemaSettings
 from outbox.rows import Rows, to_row
 from outbox.settings import RouteSettings
@@ -84,7 +86,7 @@ ORDER: dict[str, Any] = {
     "small": 1,
     "share": 0.5,
     "is_gift": True,
-    "at": "2026-01-02T03:04:05.000006+00:00",
+    "at": "2026-01-02T03:04:05.000006Z",
     "day": "2026-01-02",
     "price": "19.99",
     "photo": base64.b64encode(b"\x89\xff").decode(),
@@ -166,7 +168,7 @@ def test_what_is_left_out_has_its_default() -> None:
         ({"at": "2026-01-02T03:04:05"}, "at: is not a timestamp-micros, with its time zone"),
         ({"day": "2026-13-01"}, "day: is not a date"),
         ({"price": "secret"}, "price: is not a decimal"),
-        ({"price": "19.999"}, "Avro cannot hold a value of it"),
+        ({"price": "19.999"}, "price: is not a decimal of at most 12 digits, 2 of them"),
         ({"photo": "secret!"}, "photo: is not base64"),
         ({"tags": {"a": 7}}, "tags.a: is not a string"),
         ({"tags": []}, "tags: is not an object"),
@@ -228,11 +230,12 @@ def test_protobuf_holds_every_kind_of_value() -> None:
 @pytest.mark.parametrize(
     ("data", "why"),
     [
-        (b'{"total":"secret"}', "total: does not fit its type"),
+        (b'{"total":"secret"}', "total: is not a whole number"),
+        (b'{"total":9223372036854775808}', "total: does not fit its type"),
         (b'{"secret":1}', "secret: its schema has no such field"),
         (b'"secret"', "data: is not an object"),
         (b"secret", "no JSON"),
-        (b'{"state":"secret"}', "state: does not fit its type"),
+        (b'{"state":"secret"}', "state: is not one of NEW, PAID"),
         (b'{"lines":[{"sku":7}]}', "lines: does not fit its type"),
         (b'{"at":"secret"}', "at: does not fit its type"),
     ],
@@ -456,6 +459,24 @@ def test_what_took_too_long_to_convert_is_published_next() -> None:
         assert Converter(chosen, registry, None, 60.0).convert(events) == (ANY, {})
         _, errors = Converter(chosen, registry, None, -1.0).convert(events)
     assert [type(errors[index]) for index in range(200)] == [HeldBackError] * 200
+
+
+def test_what_is_known_does_not_wait_for_what_is_asked() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        ThreadPoolExecutor(1) as pool,
+        closing(
+            Registry("here", settings(registry=f"http://127.0.0.1:{silent.getsockname()[1]}"), 30.0)
+        ) as registry,
+    ):
+        known = registry._by_id[7] = Ready(Schema(7, "avro", ""), avro())
+        asked = pool.submit(registry.version, "a", 1)
+        connection, _ = silent.accept()
+        with connection:
+            assert registry.by_id(7) is known
+            assert not asked.done()
+        with pytest.raises(BrokerUnavailableError, match="does not answer"):
+            asked.result()
 
 
 CODECS = [avro(), protobuf()]
