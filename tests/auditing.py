@@ -72,6 +72,9 @@ class Listed:
     def last_position(self) -> int:
         return max((record.position for record in self.records), default=0)
 
+    def size(self) -> int:
+        return len(self.records)
+
     def head_at(self, position: int) -> Head | None:
         return next(
             (Head(r.position, r.hash) for r in self.records if r.position == position), None
@@ -165,6 +168,17 @@ def move_away(chain: list[Record], at: int, rng: random.Random) -> Tampered:
     return Tampered([*chain[:at], *chain[at + 1 :], moved], "reordered", at + 1, moved.event_id)
 
 
+def insert_far_away(chain: list[Record], at: int, rng: random.Random) -> Tampered:
+    """A copy, or what looks like one, at a position that no chain will ever have."""
+    position = 2**63 - 1 - rng.randrange(10)
+    made = chain[at]._replace(position=position)
+    if rng.random() < 0.5:
+        made = made._replace(event_id=envelope("t").id, hash=bytes(32))
+    # A row of its own, which the table takes for another event.
+    made = made._replace(sequence=made.sequence + 1_000_000) if rng.random() < 0.5 else made
+    return Tampered([*chain, made], "inserted", position, made.event_id)
+
+
 WAYS: dict[str, Callable[[list[Record], int, random.Random], Tampered]] = {
     way.__name__: way
     for way in (
@@ -174,6 +188,7 @@ WAYS: dict[str, Callable[[list[Record], int, random.Random], Tampered]] = {
         remove_and_close,
         insert,
         append,
+        insert_far_away,
         swap,
         move_back,
         move_away,

@@ -91,6 +91,10 @@ class Chain(Protocol):
         """Return the largest position, 0 where there is none."""
         ...
 
+    def size(self) -> int:
+        """Return how many records there are."""
+        ...
+
     def head_at(self, position: int) -> Head | None:
         """Return the position and the hash of a record as it stands there; None without one."""
         ...
@@ -129,12 +133,14 @@ def verified(
     after = None if start == START else start.position
     for page in chain.pages(after):
         for record in page:
-            if record[0] != position + 1 or record[13] != previous or hash_of(record) != record[14]:
-                head, earlier = Head(position, previous), before and Head(before[0], before[14])
-                raise ChainBrokenError(_diagnose(chain, head, earlier or start, last, record))
+            is_next = record.position == position + 1 and record.previous_hash == previous
+            if not is_next or hash_of(record) != record.hash:
+                earlier = Head(before.position, before.hash) if before else start
+                head = Head(position, previous)
+                raise ChainBrokenError(_diagnose(chain, head, earlier, last, record))
             before, last = last, record
             position += 1
-            previous = record[14]
+            previous = record.hash
         while waiting and waiting[-1].head.position <= position:
             anchor = waiting.pop()
             found = page[anchor.head.position - page[0].position]
@@ -174,9 +180,9 @@ def _diagnose(
         None,
     )
     if found.position > expected:
-        return _gap(chain, expected, found, moved)
+        return _gap(chain, head, found, moved)
     if moved is not None:
-        place = _original_position(chain, found)
+        place = _original_position(chain, head, found)
         there = f"what belongs here stands at position {moved.position:,}"
         if place in {None, expected}:
             return _finding("inserted", found, f"no such record was ever here; {there}")
@@ -184,13 +190,17 @@ def _diagnose(
     return _changed_or_removed(chain, head, before_last, last, found)
 
 
-def _gap(chain: Chain, expected: int, found: Record, moved: Record | None) -> Finding:
-    """Say why there is nothing at a position, but a record behind it."""
+def _gap(chain: Chain, head: Head, found: Record, moved: Record | None) -> Finding:
+    """Say why there is nothing behind a head, but a record further on."""
+    expected = head.position + 1
     if moved is not None:
         reason = f"it belongs here, and stands at position {moved.position:,}"
         return Finding("reordered", expected, moved.event_id, reason)
-    if _is_loose(chain, found) and _original_position(chain, found) is None:
+    place = _original_position(chain, head, found)
+    if place is None and _is_loose(chain, head, found):
         return _finding("inserted", found, "no record of the chain leads to it")
+    if place is not None and place < expected:
+        return _finding("inserted", found, f"a copy of what stands at position {place:,}")
     reason = f"nothing is here, and the next record is of position {found.position:,}"
     return Finding("removed", expected, None, reason, found.position - 1)
 
@@ -210,26 +220,28 @@ def _changed_or_removed(
         if is_intact(found):
             reason = "its hash is not the one that the next record knows it by"
             return _finding("changed", last, reason)
-    return _unlinked(chain, found)
+    return _unlinked(chain, head, found)
 
 
-def _unlinked(chain: Chain, found: Record) -> Finding:
+def _unlinked(chain: Chain, head: Head, found: Record) -> Finding:
     """Say what it means that a record agrees with nothing before it."""
-    place = _original_position(chain, found)
+    place = _original_position(chain, head, found)
     if place is not None and place > found.position:
         reason = f"in its place is the record that belongs at position {place:,}"
         return Finding("removed", found.position, None, reason, place - 1)
     if place is not None and place < found.position:
         return _finding("reordered", found, f"it belongs at position {place:,}")
-    if place is None and _is_loose(chain, found):
+    if place is None and _is_loose(chain, head, found):
         return _finding("inserted", found, "no record of the chain leads to it")
     return _finding("changed", found, "neither its hash nor the one before it is what it was")
 
 
-def _is_loose(chain: Chain, record: Record) -> bool:
-    """Tell whether it stands at the end, and nothing names its hash."""
-    is_named = record.hash != GENESIS and bool(chain.followers(record.hash))
-    return record.position == chain.last_position() and not is_named
+def _is_loose(chain: Chain, head: Head, record: Record) -> bool:
+    """Tell whether it stands at the end, and nothing behind the head names its hash."""
+    if record.position != chain.last_position():
+        return False
+    followers = chain.followers(record.hash) if record.hash != GENESIS else ()
+    return all(follower.position <= head.position for follower in followers)
 
 
 def _rewritten(known: int, anchor: Anchor) -> Finding:
@@ -254,18 +266,20 @@ def _belongs_at(record: Record, position: int) -> bool:
     return hash_of(record._replace(position=position)) == record.hash
 
 
-def _original_position(chain: Chain, record: Record) -> int | None:
+def _original_position(chain: Chain, head: Head, record: Record) -> int | None:
     """Return the position that a record was made for; None where its content is not that of then.
 
-    It tries each: some microseconds for a record of the chain, once, where the chain is broken.
+    It tries the one that it has, and then each that a record of so large a chain can have had:
+    some microseconds for a record of the chain, once, where the chain is broken.
     """
+    if is_intact(record):
+        return record.position
     # A quote inside of a string has a backslash before it, so this is found nowhere else.
     start, _, rest = canonical(record).partition(_POSITION)
     end = rest[rest.index(b",") :]
     begun = sha256(start + _POSITION)
-    last = max(chain.last_position(), record.position)
-    # A closed gap has shifted records down, so one may belong behind the last position.
-    for position in range(1, last + _SHIFT):
+    # Not as far as the largest position, which whoever tampers with a row may choose.
+    for position in range(1, head.position + chain.size() + _SHIFT):
         tried = begun.copy()
         tried.update(b"%d%b" % (position, end))
         if tried.digest() == record.hash:
@@ -275,3 +289,4 @@ def _original_position(chain: Chain, record: Record) -> int | None:
 
 _POSITION: Final = b',"position":'
 _SHIFT: Final = 100_000
+"""A closed gap of so many records is told as one; where more are gone, it looks like a change."""

@@ -54,6 +54,10 @@ class FileChain:
         """See `Chain.last_position`."""
         return max((record.position for record in self._records()), default=0)
 
+    def size(self) -> int:
+        """See `Chain.size`."""
+        return sum(1 for _ in self._records())
+
     def head_at(self, position: int) -> Head | None:
         """See `Chain.head_at`."""
         found = (record for record in self._records() if record.position == position)

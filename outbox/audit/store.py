@@ -77,6 +77,11 @@ class TableChain:
         with self._engine.connect() as connection:
             return connection.scalar(sa.select(sa.func.max(audit.c.position))) or 0
 
+    def size(self) -> int:
+        """See `Chain.size`."""
+        with self._engine.connect() as connection:
+            return connection.scalar(sa.select(sa.func.count()).select_from(audit)) or 0
+
     def head_at(self, position: int) -> Head | None:
         """Return a record's position and hash; None where there is none."""
         found = self._read(self._query.where(audit.c.position == position))
