@@ -258,7 +258,7 @@ def _truncated(position: int, anchor: Anchor) -> Finding:
 
 
 def _finding(kind: Kind, record: Record, reason: str) -> Finding:
-    return Finding(kind, record.position, record.event_id, reason)
+    return Finding(kind, record.position, str(record.event_id), reason)
 
 
 def _belongs_at(record: Record, position: int) -> bool:

@@ -66,6 +66,14 @@ def test_what_was_done_is_named_with_its_record(way: str, seed: int) -> None:
 PAGE_END = 6
 
 
+def test_a_copy_far_away_is_found_at_once() -> None:
+    chain = records(COUNT)
+    copy = chain[11]._replace(position=9_000_000_000_000_000_000)
+    found = finding(Listed([*chain, copy]))
+    assert (found.kind, found.position) == ("inserted", copy.position)
+    assert "a copy of what stands at position 12" in found.reason
+
+
 @pytest.mark.parametrize("left", [0, 1, PAGE_END, PAGE_END + 1, 30])
 def test_what_is_missing_at_the_end_is_told_by_an_anchor_alone(left: int) -> None:
     whole = Listed(records(COUNT))
