@@ -75,7 +75,13 @@ class Listed:
     def size(self) -> int:
         return len(self.records)
 
+    @property
+    def start(self) -> Head:
+        return START
+
     def head_at(self, position: int) -> Head | None:
+        if position == START.position:
+            return START
         return next(
             (Head(r.position, r.hash) for r in self.records if r.position == position), None
         )

@@ -79,6 +79,11 @@ class ChainBrokenError(OutboxError):
 class Chain(Protocol):
     """A place where records are read from."""
 
+    @property
+    def start(self) -> Head:
+        """Return what its first record follows; of a part of a trail that is no `START`."""
+        ...
+
     def pages(self, after: int | None) -> Iterator[Sequence[Record]]:
         """Yield all records behind a position, or all there are, by their positions."""
         ...
@@ -96,7 +101,7 @@ class Chain(Protocol):
         ...
 
     def head_at(self, position: int) -> Head | None:
-        """Return the position and the hash of a record as it stands there; None without one."""
+        """Return a record's position and hash as they stand there, or `start`; None without."""
         ...
 
 
@@ -113,25 +118,24 @@ def extend(head: Head, rows: Iterable[Row]) -> list[Record]:
 
 
 def verified(
-    chain: Chain, start: Head = START, anchors: Iterable[Anchor] = ()
+    chain: Chain,
+    start: Head | None = None,
+    anchors: Iterable[Anchor] = (),
+    last_position: int | None = None,
 ) -> Iterator[Sequence[Record]]:
     """Yield the records behind a head in pages, each after it was verified.
 
-    `start` is trusted. Raises `ChainBrokenError` with the first record that is not what it was.
-    Memory does not grow with the chain.
+    `start`, by default that of the chain, is trusted. What lies behind `last_position` is not
+    looked at, and the chain has to reach so far. Raises `ChainBrokenError` with the first record
+    that is not what it was. Memory does not grow with the chain.
     """
-    waiting: list[Anchor] = []
-    for anchor in sorted(anchors, reverse=True):
-        if anchor.head.position > start.position:
-            waiting.append(anchor)
-        elif anchor.head.position == start.position and anchor.head != start:
-            raise ChainBrokenError(_rewritten(start.position - 1, anchor))
+    start = start or chain.start
+    waiting = _waiting(anchors, start, last_position)
     known = start.position
     before: Record | None = None
     last: Record | None = None
     position, previous = start
-    after = None if start == START else start.position
-    for page in chain.pages(after):
+    for page in _pages(chain, start, last_position):
         for record in page:
             is_next = record.position == position + 1 and record.previous_hash == previous
             if not is_next or hash_of(record) != record.hash:
@@ -143,24 +147,52 @@ def verified(
             previous = record.hash
         while waiting and waiting[-1].head.position <= position:
             anchor = waiting.pop()
-            found = page[anchor.head.position - page[0].position]
-            if found.hash != anchor.head.hash:
+            if page[anchor.head.position - page[0].position].hash != anchor.head.hash:
                 raise ChainBrokenError(_rewritten(known, anchor))
             known = anchor.head.position
         yield page
-    if waiting and waiting[0].head.position > position:
-        raise ChainBrokenError(_truncated(position, waiting[0]))
+    if waiting:
+        raise ChainBrokenError(_truncated(position, waiting[0].head.position, waiting[0].origin))
+    if last_position is not None and position < last_position:
+        raise ChainBrokenError(_truncated(position, last_position, "whoever asks"))
+
+
+def _waiting(anchors: Iterable[Anchor], start: Head, last_position: int | None) -> list[Anchor]:
+    """Return the anchors on the way, last one first; raises where one differs from `start`."""
+    waiting: list[Anchor] = []
+    for anchor in sorted(anchors, reverse=True):
+        if anchor.head.position == start.position and anchor.head != start:
+            raise ChainBrokenError(_rewritten(start.position - 1, anchor))
+        is_behind = last_position is not None and anchor.head.position > last_position
+        if anchor.head.position > start.position and not is_behind:
+            waiting.append(anchor)
+    return waiting
+
+
+def _pages(chain: Chain, start: Head, last_position: int | None) -> Iterator[Sequence[Record]]:
+    """Yield what lies behind a head, no more than there can be up to a position."""
+    left = None if last_position is None else max(last_position - start.position, 0)
+    for page in chain.pages(None if start == chain.start else start.position):
+        if left == 0:
+            return
+        cut = page[:left]
+        left = None if left is None else left - len(cut)
+        yield cut
 
 
 def starting_at(chain: Chain, start: Head, anchors: Iterable[Anchor]) -> Head:
     """Return where to begin: at a head that was verified before, if nothing before it has changed.
 
     Of what lies before `start` only the anchors are looked at, by a record each. Where one is not
-    as it was, or where `start` itself is not, all has to be walked: START.
+    as it was, or where `start` itself is not, all has to be walked: the start of the chain.
+
+    What lies before the chain's own start cannot be looked at. Where `start` does, it stays: the
+    walk then finds out what is missing in between.
     """
+    first = chain.start.position
     heads = [start, *(anchor.head for anchor in anchors if anchor.head.position < start.position)]
-    is_there = all(head == START or chain.head_at(head.position) == head for head in heads)
-    return start if is_there else START
+    is_there = all(chain.head_at(head.position) == head for head in heads if head.position >= first)
+    return start if is_there else chain.start
 
 
 def _diagnose(
@@ -175,7 +207,8 @@ def _diagnose(
         (
             record
             for record in chain.followers(head.hash)
-            if record.position != expected and _belongs_at(record, expected)
+            if (record.position != expected or found.position > expected)
+            and _belongs_at(record, expected)
         ),
         None,
     )
@@ -194,7 +227,11 @@ def _gap(chain: Chain, head: Head, found: Record, moved: Record | None) -> Findi
     """Say why there is nothing behind a head, but a record further on."""
     expected = head.position + 1
     if moved is not None:
-        reason = f"it belongs here, and stands at position {moved.position:,}"
+        # In a file a record may stand on a wrong line, with the right position.
+        where = f"at position {moved.position:,}"
+        if moved.position == expected:
+            where = f"behind position {found.position:,}"
+        reason = f"it belongs here, and stands {where}"
         return Finding("reordered", expected, moved.event_id, reason)
     place = _original_position(chain, head, found)
     if place is None and _is_loose(chain, head, found):
@@ -252,9 +289,9 @@ def _rewritten(known: int, anchor: Anchor) -> Finding:
     return Finding("rewritten", known + 1, None, reason, anchor.head.position)
 
 
-def _truncated(position: int, anchor: Anchor) -> Finding:
-    reason = f"the trail ends before it, and {anchor.origin} knows of it"
-    return Finding("truncated", position + 1, None, reason, anchor.head.position)
+def _truncated(position: int, last_position: int, origin: str) -> Finding:
+    reason = f"the trail ends before it, and {origin} knows of it"
+    return Finding("truncated", position + 1, None, reason, last_position)
 
 
 def _finding(kind: Kind, record: Record, reason: str) -> Finding:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
-from outbox.audit.chain import ChainBrokenError, Finding, Head
+from outbox.audit.chain import START, ChainBrokenError, Finding, Head
 from outbox.audit.record import HASH_BYTES, KINDS, Record, Strange, made
 from outbox.columns import Name
 from outbox.dialect import is_mysql
@@ -77,6 +77,11 @@ class TableChain:
         self._next_page = self._page.where(audit.c.position > sa.bindparam("after"))
         self._cells = _cells(engine.dialect)
 
+    @property
+    def start(self) -> Head:
+        """See `Chain.start`."""
+        return START
+
     def pages(self, after: int | None) -> Iterator[Sequence[Record]]:
         """See `Chain.pages`; a page is read while the one before it is worked upon.
 
@@ -106,7 +111,9 @@ class TableChain:
             return connection.scalar(sa.select(sa.func.count()).select_from(audit)) or 0
 
     def head_at(self, position: int) -> Head | None:
-        """Return a record's position and hash; None where there is none."""
+        """See `Chain.head_at`."""
+        if position == START.position:
+            return START
         found = self._read(self._query.where(audit.c.position == position))
         return Head(found[0].position, found[0].hash) if found else None
 

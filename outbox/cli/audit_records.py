@@ -17,6 +17,7 @@ from outbox.audit.places import read_all
 from outbox.audit.proof import check_proof, prove
 from outbox.audit.record import MEMBERS, Record, digest, members, to_json
 from outbox.cli.audit_trail import (
+    MAX,
     JsonOption,
     PublicKeyOption,
     RouteOption,
@@ -39,7 +40,8 @@ def prove_record(
         str | None, typer.Option(metavar="S", help="Of the event, where several have this id.")
     ] = None,
     position: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Where one event is there twice.")
+        int | None,
+        typer.Option(min=1, max=MAX, metavar="N", help="Where one event is there twice."),
     ] = None,
     route: RouteOption = None,
 ) -> None:
@@ -96,10 +98,10 @@ def export(
     context: typer.Context,
     *,
     first: Annotated[
-        int, typer.Option("--from", min=1, metavar="N", help="The first position.")
+        int, typer.Option("--from", min=1, max=MAX, metavar="N", help="The first position.")
     ] = 1,
     last: Annotated[
-        int | None, typer.Option("--to", min=1, metavar="N", help="The last position.")
+        int | None, typer.Option("--to", min=1, max=MAX, metavar="N", help="The last position.")
     ] = None,
     since: Annotated[
         str | None, typer.Option(metavar="T", help="From the first event at this time or later.")

@@ -181,6 +181,24 @@ def test_seals_need_a_key_that_is_trusted(sealed: Trail) -> None:
     assert found["ok"], "keys may change in the course of time"
 
 
+def test_the_sealer_follows_no_seal_but_its_own(sealed: Trail) -> None:
+    """Whoever can write to the folder would have a trail signed that begins with their seal."""
+    sealed.done("keygen", "--key", "thief.pem", "--public-key", "thief.pub")
+    sealed.sql("DELETE FROM outbox_audit WHERE position > 12")
+    for path in (sealed.folder / "seals").iterdir():
+        path.unlink()
+    sealed.done("seal", "--key", "thief.pem", "--to", "seals")
+    sealed.grow(3)
+    done = sealed.audit("seal", "--key", "key.pem", "--to", "seals")
+    assert (done.returncode, "seal 1 was signed with another key" in done.stderr) == (1, True)
+    # Unless it is told to: a key may be followed by another one.
+    sealed.done("seal", "--key", "key.pem", "--to", "seals", "--public-key", "thief.pub")
+    found = sealed.verdict(*SEALS, "--public-key", "thief.pub")
+    assert found["sealed_position"] == 15
+    said = sealed.done("verify", "--seal", "seals/seal-00000002.json", "--public-key", "key.pub")
+    assert "sealed up to position 15 (seal 2)" in said
+
+
 def test_a_seal_may_be_one_file(sealed: Trail) -> None:
     sealed.grow(2)
     out = sealed.done(
@@ -328,6 +346,53 @@ def test_an_export_is_verified_with_seals(sealed: Trail) -> None:
     assert (found["kind"], found["position"]) == ("truncated", 16)
 
 
+def test_a_part_of_the_trail_is_verified_as_such(sealed: Trail) -> None:
+    """A file has neither what stood before it nor, where that is said, what follows."""
+    sealed.done("export", "--from", "3", "--to", "6", "--output", "part.jsonl")
+    part = ("--file", "part.jsonl")
+    said = sealed.done("verify", *part)
+    assert "positions 3 to 6" in said
+    assert "part.jsonl begins at position 3: what stood before is not in it" in said
+    assert sealed.verdict(*part, *SEALS)["kind"] == "truncated"
+    assert "is verified with --to" in sealed.audit("verify", *part, *SEALS).stderr
+    found = sealed.verdict(*part, *SEALS, "--to", "6")
+    assert (found["records"], found["sealed_position"]) == (4, None)
+    assert "no seal ends in it" in sealed.done("verify", *part, *SEALS, "--to", "6")
+    found = sealed.verdict(*part, "--to", "7")
+    assert (found["kind"], found["position"]) == ("truncated", 7)
+    assert sealed.verdict(*part, "--from", "5", "--to", "5")["records"] == 1
+
+    # A checkpoint goes from one file to the next, and notices what is missing in between.
+    walk = ("--checkpoint", "walk.json")
+    assert sealed.verdict(*part, *walk)["records"] == 4
+    sealed.done("export", "--from", "7", "--to", "12", "--output", "next.jsonl")
+    sealed.done("export", "--from", "13", "--output", "last.jsonl")
+    found = sealed.verdict("--file", "last.jsonl", *walk)
+    assert (found["kind"], found["position"], found["last_position"]) == ("removed", 7, 12)
+    assert sealed.verdict("--file", "next.jsonl", *walk)["records"] == 6
+    assert sealed.verdict("--file", "last.jsonl", *walk)["records"] == 5
+    assert sealed.verdict("--file", "last.jsonl", *SEALS, "--from", "15")["sealed_position"] == 17
+    assert sealed.verdict("--file", "last.jsonl", *SEALS)["sealed_position"] == 17
+
+
+def test_lines_that_change_places_are_reordered(trail: Trail) -> None:
+    lines = trail.done("export").splitlines()
+    lines[2:4] = lines[3], lines[2]
+    (trail.folder / "all.jsonl").write_text("\n".join(lines) + "\n")
+    found = trail.verdict("--file", "all.jsonl")
+    assert (found["kind"], found["position"]) == ("reordered", 3)
+    assert found["reason"] == "it belongs here, and stands behind position 4"
+
+
+def test_a_walk_may_end_before_the_trail_does(sealed: Trail) -> None:
+    sealed.sql("UPDATE outbox_audit SET actor = 'user:1' WHERE position = 14")
+    found = sealed.verdict(*SEALS, "--to", "13")
+    assert (found["last_position"], found["sealed_position"]) == (13, 12)
+    assert sealed.verdict("--to", "14")["kind"] == "changed"
+    sealed.sql("DELETE FROM outbox_audit WHERE position = 5")
+    assert sealed.verdict("--to", "5")["kind"] == "removed"
+
+
 def test_a_table_of_records_has_every_member(trail: Trail) -> None:
     trail.done("export", "--format", "csv", "--output", "all.csv")
     with (trail.folder / "all.csv").open(newline="") as lines:
@@ -358,6 +423,8 @@ def test_records_are_chosen_by_time(trail: Trail) -> None:
         (["check-proof", "none", "--public-key", "key.pub"], "cannot read"),
         (["verify", "--checkpoint", "bad.json"], "bad.json is no checkpoint"),
         (["verify", "--from", "99"], "no record at position 98"),
+        (["verify", "--from", f"{10**20}"], "less than or equal to 9223372036854775807"),
+        (["export", "--to", f"{10**20}"], "less than or equal to 9223372036854775807"),
     ],
 )
 def test_what_is_wrong_on_the_command_line_is_told(
