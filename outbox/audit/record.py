@@ -157,7 +157,7 @@ MEMBERS: Final = (
 def from_json(found: Mapping[str, Any]) -> Record:
     """Read what `to_json` wrote; raises `ValueError` that names what is missing or wrong."""
     try:
-        return Record(
+        record = Record(
             position=_typed(found, "position", int),
             event_id=_typed(found, "id", str),
             source=_typed(found, "source", str),
@@ -177,6 +177,13 @@ def from_json(found: Mapping[str, Any]) -> Record:
     except KeyError as exc:
         msg = f"it has no member {exc.args[0]!r}"
         raise ValueError(msg) from None
+    # What no hash covers is nothing that a record says.
+    written = to_json(record)
+    for name in found:
+        if name not in written or found[name] != written[name]:
+            msg = f"its member {name!r} is none, or is not written as a record has it"
+            raise ValueError(msg)
+    return record
 
 
 def of_row(row: Row, position: int, previous_hash: bytes) -> Record:

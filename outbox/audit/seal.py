@@ -152,15 +152,17 @@ def make_seal(
     former: Seal | None,
     key: Signer,
     *,
+    start: Head | None = None,
     now: datetime | None = None,
     on_page: Callable[[Sequence[Record]], object] = len,
 ) -> Seal:
     """Verify what is behind the former seal, and seal it.
 
     Raises `ChainBrokenError` where the chain is not what it was, and `SealError` where nothing
-    is there to be sealed. `now` is the time by default.
+    is there to be sealed. A first seal begins behind `start`, which is trusted; by default where
+    the chain does. `now` is the time by default.
     """
-    start = chain.start if former is None else former.head
+    start = former.head if former is not None else start or chain.start
     anchors = [] if former is None else [former.anchor]
     if starting_at(chain, start, ()) != start:
         # Then the walk from the start finds out which record it is.

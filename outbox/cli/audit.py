@@ -157,6 +157,12 @@ def seal(
         str | None, typer.Option(metavar="FILE", help="The seal before, where --to is a file.")
     ] = None,
     public_key: PublicKeyOption = None,
+    first: Annotated[
+        int | None,
+        typer.Option(
+            "--from", min=1, max=MAX, metavar="N", help="The first seal of a series: begin here."
+        ),
+    ] = None,
     route: RouteOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -169,17 +175,18 @@ def seal(
     run = of(context)
     signer = settled(lambda: read_private_key(key))
     place = settled(lambda: place_of(to))
-    if former is not None:
-        before = settled(lambda: read_all([former]))
-    else:
-        before = [] if to.endswith(".json") else place.read()
+    before = settled(lambda: read_all([former])) if former is not None else place.series()
+    if before and first is not None:
+        msg = "--from begins another series of seals: name a new place by --to"
+        raise CommandLineError(msg)
     # A seal vouches for nothing by the key that it names itself.
     keys = [signer.public_key, *(public_keys(public_key) if public_key else ())]
     ordered = check_seals(before, keys, is_signed)
     chain = trail_of(run, route)
     last = ordered[-1] if ordered else None
-    with _bar(chain, last.head if last else START) as advance:
-        made = make_seal(chain, last, signer, on_page=advance)
+    start = last.head if last else chain.start if first is None else head_before(chain, first)
+    with _bar(chain, start) as advance:
+        made = make_seal(chain, last, signer, start=start, on_page=advance)
     name = place.write(made)
     if as_json:
         run.output.json({"file": name, **made.to_json()})

@@ -199,6 +199,45 @@ def test_the_sealer_follows_no_seal_but_its_own(sealed: Trail) -> None:
     assert "sealed up to position 15 (seal 2)" in said
 
 
+def test_sealing_goes_on_behind_a_broken_record(sealed: Trail) -> None:
+    sealed.grow(3)
+    sealed.sql("UPDATE outbox_audit SET actor = 'x' WHERE position = 18")
+    key = ("--key", "key.pem")
+    assert "position 18" in sealed.audit("seal", *key, "--to", "seals").stderr
+    done = sealed.audit("seal", *key, "--to", "seals", "--from", "19")
+    assert (done.returncode, "name a new place by --to" in done.stderr) == (2, True)
+    said = sealed.done("seal", *key, "--to", "after", "--from", "19")
+    assert said == "after/seal-00000001.json: positions 19 to 20 are sealed\n"
+    sealed.grow(1)
+    assert "positions 21 to 21" in sealed.done("seal", *key, "--to", "after")
+    after = ("--seal", "after", "--public-key", "key.pub")
+    assert sealed.verdict(*after)["position"] == 18
+    assert sealed.verdict(*after, "--from", "19")["sealed_position"] == 21
+    assert (
+        "no record at position 98"
+        in sealed.audit(*("seal", *key, "--to", "far", "--from", "99")).stderr
+    )
+
+
+def test_a_folder_of_seals_may_have_any_name(sealed: Trail) -> None:
+    (sealed.folder / "seals").rename(sealed.folder / "seals.json")
+    sealed.grow(1)
+    said = sealed.done("seal", "--key", "key.pem", "--to", "seals.json")
+    assert said.startswith("seals.json/seal-00000003.json: positions 18")
+
+
+def test_a_seal_that_is_none_keeps_no_record_from_being_proven(sealed: Trail) -> None:
+    first = json.loads((sealed.folder / "seals" / "seal-00000001.json").read_text())
+    junk = {**first, "number": 0, "merkle_root": "00" * 32}
+    (sealed.folder / "seals" / "seal-00000000.json").write_text(json.dumps(junk))
+    for more in ((), ("--public-key", "key.pub")):
+        proof = json.loads(sealed.done("prove", sealed.ids()[2], "--seal", "seals", *more))
+        assert proof["seal"] == first
+    only = ("--seal", "seals/seal-00000000.json")
+    done = sealed.audit("prove", sealed.ids()[2], *only, "--public-key", "key.pub")
+    assert (done.returncode, "seal 0 was altered" in done.stderr) == (1, True)
+
+
 def test_a_seal_may_be_one_file(sealed: Trail) -> None:
     sealed.grow(2)
     out = sealed.done(
@@ -400,6 +439,36 @@ def test_a_table_of_records_has_every_member(trail: Trail) -> None:
     assert [row["position"] for row in rows] == [str(number) for number in range(1, 13)]
     assert tuple(rows[0]) == MEMBERS
     assert rows[0]["actor"] == "user:42"
+
+
+def test_no_cell_is_a_formula_or_moves_the_cursor(trail: Trail) -> None:
+    trail.sql("UPDATE outbox_audit SET actor = '=1+1' || char(27) WHERE position = 5")
+    rows = list(csv.DictReader(trail.done("export", "--format", "csv").splitlines()))
+    assert rows[4]["actor"] == r"'=1+1\x1b"
+    assert rows[4]["position"] == "5"
+    trail.sql("UPDATE outbox_audit SET actor = 'a' || char(155) || 'b' WHERE position = 5")
+    code, shown = trail.on_terminal("audit", "export", "--from", "5", "--to", "5")
+    assert (code, r"a\u009bb" in shown, "\x9b" in shown) == (0, True, False)
+    trail.done("export", "--output", "all.jsonl")
+    assert trail.verdict("--file", "all.jsonl")["position"] == 5
+
+
+def test_an_export_of_a_broken_trail_is_evidence_and_says_so(trail: Trail) -> None:
+    trail.sql("DELETE FROM outbox_audit WHERE position BETWEEN 5 AND 6")
+    done = trail.audit("export", "--output", "all.jsonl")
+    assert (done.returncode, "position 7 follows 4" in done.stderr) == (1, True)
+    assert len((trail.folder / "all.jsonl").read_text().splitlines()) == 10
+    assert trail.audit("export", "--to", "4").returncode == 0
+    assert trail.audit("export", "--from", "7").returncode == 0
+    assert "position 7 follows 5" in trail.audit("export", "--from", "6").stderr
+
+
+def test_a_file_is_exported_as_a_whole_or_not_at_all(trail: Trail) -> None:
+    (trail.folder / "all.jsonl").write_text("before")
+    trail.sql("ALTER TABLE outbox_audit RENAME COLUMN actor TO who")
+    assert trail.audit("export", "--output", "all.jsonl").returncode == 1
+    assert (trail.folder / "all.jsonl").read_text() == "before"
+    assert not [path for path in trail.folder.iterdir() if path.name.startswith(".all")]
 
 
 def test_records_are_chosen_by_time(trail: Trail) -> None:
