@@ -303,8 +303,8 @@ REFUSALS = {
     "sqlite": [
         "CREATE TRIGGER no BEFORE INSERT ON outbox_audit BEGIN SELECT RAISE(ABORT, 'no'); END"
     ],
-    "postgresql": ["ALTER TABLE outbox_audit ADD CONSTRAINT no CHECK (version > 1)"],
-    "mysql": ["ALTER TABLE outbox_audit ADD CONSTRAINT no CHECK (version > 1)"],
+    "postgresql": ["ALTER TABLE outbox_audit ADD CONSTRAINT no CHECK (sequence < 3)"],
+    "mysql": ["ALTER TABLE outbox_audit ADD CONSTRAINT no CHECK (sequence < 3)"],
 }
 
 

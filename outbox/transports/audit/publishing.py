@@ -81,6 +81,9 @@ _RECORDS: Final = sa.text(
 )
 _INSERT: Final = sa.insert(audit).inline()
 _KNOWN: Final = sa.select(audit.c.event_id, audit.c.source, audit.c.sequence)
+_RAISED: Final = "P0001"
+_RAISED_NUMBERS: Final = frozenset({1644, 3819, 4025})
+"""What a trigger raises, and constraints of MySQL and MariaDB."""
 _WRONG: Final = ("42", "3F", "28", "3D")
 """Classes of SQLSTATE that only an operator cures: no such table, right, role or database."""
 
@@ -221,7 +224,7 @@ class AuditPublisher:
             return DestinationRefusedError(
                 f"the audit trail of {name} is missing or old ({reason}): run `outbox migrate`"
             )
-        if isinstance(exc, IntegrityError):
+        if isinstance(exc, IntegrityError) or number in _RAISED_NUMBERS or state == _RAISED:
             return DestinationRefusedError(
                 f"{name} refuses the records: {reason}; has outbox_audit triggers or constraints"
                 " that are not those of `outbox migrate`?"
