@@ -461,6 +461,10 @@ def test_an_export_of_a_broken_trail_is_evidence_and_says_so(trail: Trail) -> No
     assert trail.audit("export", "--to", "4").returncode == 0
     assert trail.audit("export", "--from", "7").returncode == 0
     assert "position 7 follows 5" in trail.audit("export", "--from", "6").stderr
+    with trail.engine.begin() as connection:
+        connection.exec_driver_sql("PRAGMA ignore_check_constraints = ON")
+        connection.exec_driver_sql("UPDATE outbox_audit SET position = -3 WHERE position = 12")
+    assert json.loads(trail.audit("export").stdout.splitlines()[0])["position"] == -3
 
 
 def test_a_file_is_exported_as_a_whole_or_not_at_all(trail: Trail) -> None:
