@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import secrets
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 @contextmanager
 def draft(path: Path) -> Iterator[Path]:
     """Yield a name beside a path to write to, and then to rename or link; nothing stays of it."""
-    begun = path.with_name(f".{path.name}.{os.getpid()}")
+    # Not by the process id, which two containers that share a folder may have in common.
+    begun = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         yield begun
     finally:

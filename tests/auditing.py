@@ -72,7 +72,16 @@ class Listed:
     def last_position(self) -> int:
         return max((record.position for record in self.records), default=0)
 
+    def size(self) -> int:
+        return len(self.records)
+
+    @property
+    def start(self) -> Head:
+        return START
+
     def head_at(self, position: int) -> Head | None:
+        if position == START.position:
+            return START
         return next(
             (Head(r.position, r.hash) for r in self.records if r.position == position), None
         )
@@ -165,6 +174,15 @@ def move_away(chain: list[Record], at: int, rng: random.Random) -> Tampered:
     return Tampered([*chain[:at], *chain[at + 1 :], moved], "reordered", at + 1, moved.event_id)
 
 
+def insert_far_away(chain: list[Record], at: int, rng: random.Random) -> Tampered:
+    """What looks like a copy, at a position that no chain will ever have."""
+    position = 2**63 - 1 - rng.randrange(10)
+    made = chain[at]._replace(position=position, sequence=10_000)
+    if rng.random() < 0.5:
+        made = made._replace(event_id=envelope("t").id, hash=bytes(32))
+    return Tampered([*chain, made], "inserted", position, made.event_id)
+
+
 WAYS: dict[str, Callable[[list[Record], int, random.Random], Tampered]] = {
     way.__name__: way
     for way in (
@@ -174,6 +192,7 @@ WAYS: dict[str, Callable[[list[Record], int, random.Random], Tampered]] = {
         remove_and_close,
         insert,
         append,
+        insert_far_away,
         swap,
         move_back,
         move_away,

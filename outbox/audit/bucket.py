@@ -62,6 +62,10 @@ class Bucket:
             names = [self._name] if self._name else list(self._names(store))
             return list(pool.map(lambda name: self._read(store, name), names))
 
+    def series(self) -> list[Seal]:
+        """See `Place.series`."""
+        return [] if self._name else self.read()
+
     def write(self, seal: Seal) -> str:
         """See `Place.write`."""
         name = self._name or name_of(seal)

@@ -79,6 +79,11 @@ class ChainBrokenError(OutboxError):
 class Chain(Protocol):
     """A place where records are read from."""
 
+    @property
+    def start(self) -> Head:
+        """Return what its first record follows; of a part of a trail that is no `START`."""
+        ...
+
     def pages(self, after: int | None) -> Iterator[Sequence[Record]]:
         """Yield all records behind a position, or all there are, by their positions."""
         ...
@@ -91,8 +96,12 @@ class Chain(Protocol):
         """Return the largest position, 0 where there is none."""
         ...
 
+    def size(self) -> int:
+        """Return how many records there are."""
+        ...
+
     def head_at(self, position: int) -> Head | None:
-        """Return the position and the hash of a record as it stands there; None without one."""
+        """Return a record's position and hash as they stand there, or `start`; None without."""
         ...
 
 
@@ -109,52 +118,81 @@ def extend(head: Head, rows: Iterable[Row]) -> list[Record]:
 
 
 def verified(
-    chain: Chain, start: Head = START, anchors: Iterable[Anchor] = ()
+    chain: Chain,
+    start: Head | None = None,
+    anchors: Iterable[Anchor] = (),
+    last_position: int | None = None,
 ) -> Iterator[Sequence[Record]]:
     """Yield the records behind a head in pages, each after it was verified.
 
-    `start` is trusted. Raises `ChainBrokenError` with the first record that is not what it was.
-    Memory does not grow with the chain.
+    `start`, by default that of the chain, is trusted. What lies behind `last_position` is not
+    looked at, and the chain has to reach so far. Raises `ChainBrokenError` with the first record
+    that is not what it was. Memory does not grow with the chain.
     """
-    waiting: list[Anchor] = []
-    for anchor in sorted(anchors, reverse=True):
-        if anchor.head.position > start.position:
-            waiting.append(anchor)
-        elif anchor.head.position == start.position and anchor.head != start:
-            raise ChainBrokenError(_rewritten(start.position - 1, anchor))
+    start = start or chain.start
+    waiting = _waiting(anchors, start, last_position)
     known = start.position
     before: Record | None = None
     last: Record | None = None
     position, previous = start
-    after = None if start == START else start.position
-    for page in chain.pages(after):
+    for page in _pages(chain, start, last_position):
         for record in page:
-            if record[0] != position + 1 or record[13] != previous or hash_of(record) != record[14]:
-                head, earlier = Head(position, previous), before and Head(before[0], before[14])
-                raise ChainBrokenError(_diagnose(chain, head, earlier or start, last, record))
+            is_next = record.position == position + 1 and record.previous_hash == previous
+            if not is_next or hash_of(record) != record.hash:
+                earlier = Head(before.position, before.hash) if before else start
+                head = Head(position, previous)
+                raise ChainBrokenError(_diagnose(chain, head, earlier, last, record))
             before, last = last, record
             position += 1
-            previous = record[14]
+            previous = record.hash
         while waiting and waiting[-1].head.position <= position:
             anchor = waiting.pop()
-            found = page[anchor.head.position - page[0].position]
-            if found.hash != anchor.head.hash:
+            if page[anchor.head.position - page[0].position].hash != anchor.head.hash:
                 raise ChainBrokenError(_rewritten(known, anchor))
             known = anchor.head.position
         yield page
-    if waiting and waiting[0].head.position > position:
-        raise ChainBrokenError(_truncated(position, waiting[0]))
+    if waiting:
+        raise ChainBrokenError(_truncated(position, waiting[0].head.position, waiting[0].origin))
+    if last_position is not None and position < last_position:
+        raise ChainBrokenError(_truncated(position, last_position, "whoever asks"))
+
+
+def _waiting(anchors: Iterable[Anchor], start: Head, last_position: int | None) -> list[Anchor]:
+    """Return the anchors on the way, last one first; raises where one differs from `start`."""
+    waiting: list[Anchor] = []
+    for anchor in sorted(anchors, reverse=True):
+        if anchor.head.position == start.position and anchor.head != start:
+            raise ChainBrokenError(_rewritten(start.position - 1, anchor))
+        is_behind = last_position is not None and anchor.head.position > last_position
+        if anchor.head.position > start.position and not is_behind:
+            waiting.append(anchor)
+    return waiting
+
+
+def _pages(chain: Chain, start: Head, last_position: int | None) -> Iterator[Sequence[Record]]:
+    """Yield what lies behind a head, no more than there can be up to a position."""
+    left = None if last_position is None else max(last_position - start.position, 0)
+    for page in chain.pages(None if start == chain.start else start.position):
+        if left == 0:
+            return
+        cut = page[:left]
+        left = None if left is None else left - len(cut)
+        yield cut
 
 
 def starting_at(chain: Chain, start: Head, anchors: Iterable[Anchor]) -> Head:
     """Return where to begin: at a head that was verified before, if nothing before it has changed.
 
     Of what lies before `start` only the anchors are looked at, by a record each. Where one is not
-    as it was, or where `start` itself is not, all has to be walked: START.
+    as it was, or where `start` itself is not, all has to be walked: the start of the chain.
+
+    What lies before the chain's own start cannot be looked at. Where `start` does, it stays: the
+    walk then finds out what is missing in between.
     """
+    first = chain.start.position
     heads = [start, *(anchor.head for anchor in anchors if anchor.head.position < start.position)]
-    is_there = all(head == START or chain.head_at(head.position) == head for head in heads)
-    return start if is_there else START
+    is_there = all(chain.head_at(head.position) == head for head in heads if head.position >= first)
+    return start if is_there else chain.start
 
 
 def _diagnose(
@@ -169,14 +207,15 @@ def _diagnose(
         (
             record
             for record in chain.followers(head.hash)
-            if record.position != expected and _belongs_at(record, expected)
+            if (record.position != expected or found.position > expected)
+            and _belongs_at(record, expected)
         ),
         None,
     )
     if found.position > expected:
-        return _gap(chain, expected, found, moved)
+        return _gap(chain, head, found, moved)
     if moved is not None:
-        place = _original_position(chain, found)
+        place = _original_position(chain, head, found)
         there = f"what belongs here stands at position {moved.position:,}"
         if place in {None, expected}:
             return _finding("inserted", found, f"no such record was ever here; {there}")
@@ -184,13 +223,21 @@ def _diagnose(
     return _changed_or_removed(chain, head, before_last, last, found)
 
 
-def _gap(chain: Chain, expected: int, found: Record, moved: Record | None) -> Finding:
-    """Say why there is nothing at a position, but a record behind it."""
+def _gap(chain: Chain, head: Head, found: Record, moved: Record | None) -> Finding:
+    """Say why there is nothing behind a head, but a record further on."""
+    expected = head.position + 1
     if moved is not None:
-        reason = f"it belongs here, and stands at position {moved.position:,}"
+        # In a file a record may stand on a wrong line, with the right position.
+        where = f"at position {moved.position:,}"
+        if moved.position == expected:
+            where = f"behind position {found.position:,}"
+        reason = f"it belongs here, and stands {where}"
         return Finding("reordered", expected, moved.event_id, reason)
-    if _is_loose(chain, found) and _original_position(chain, found) is None:
+    place = _original_position(chain, head, found)
+    if place is None and _is_loose(chain, head, found):
         return _finding("inserted", found, "no record of the chain leads to it")
+    if place is not None and place < expected:
+        return _finding("inserted", found, f"a copy of what stands at position {place:,}")
     reason = f"nothing is here, and the next record is of position {found.position:,}"
     return Finding("removed", expected, None, reason, found.position - 1)
 
@@ -210,26 +257,28 @@ def _changed_or_removed(
         if is_intact(found):
             reason = "its hash is not the one that the next record knows it by"
             return _finding("changed", last, reason)
-    return _unlinked(chain, found)
+    return _unlinked(chain, head, found)
 
 
-def _unlinked(chain: Chain, found: Record) -> Finding:
+def _unlinked(chain: Chain, head: Head, found: Record) -> Finding:
     """Say what it means that a record agrees with nothing before it."""
-    place = _original_position(chain, found)
+    place = _original_position(chain, head, found)
     if place is not None and place > found.position:
         reason = f"in its place is the record that belongs at position {place:,}"
         return Finding("removed", found.position, None, reason, place - 1)
     if place is not None and place < found.position:
         return _finding("reordered", found, f"it belongs at position {place:,}")
-    if place is None and _is_loose(chain, found):
+    if place is None and _is_loose(chain, head, found):
         return _finding("inserted", found, "no record of the chain leads to it")
     return _finding("changed", found, "neither its hash nor the one before it is what it was")
 
 
-def _is_loose(chain: Chain, record: Record) -> bool:
-    """Tell whether it stands at the end, and nothing names its hash."""
-    is_named = record.hash != GENESIS and bool(chain.followers(record.hash))
-    return record.position == chain.last_position() and not is_named
+def _is_loose(chain: Chain, head: Head, record: Record) -> bool:
+    """Tell whether it stands at the end, and nothing behind the head names its hash."""
+    if record.position != chain.last_position():
+        return False
+    followers = chain.followers(record.hash) if record.hash != GENESIS else ()
+    return all(follower.position <= head.position for follower in followers)
 
 
 def _rewritten(known: int, anchor: Anchor) -> Finding:
@@ -240,13 +289,13 @@ def _rewritten(known: int, anchor: Anchor) -> Finding:
     return Finding("rewritten", known + 1, None, reason, anchor.head.position)
 
 
-def _truncated(position: int, anchor: Anchor) -> Finding:
-    reason = f"the trail ends before it, and {anchor.origin} knows of it"
-    return Finding("truncated", position + 1, None, reason, anchor.head.position)
+def _truncated(position: int, last_position: int, origin: str) -> Finding:
+    reason = f"the trail ends before it, and {origin} knows of it"
+    return Finding("truncated", position + 1, None, reason, last_position)
 
 
 def _finding(kind: Kind, record: Record, reason: str) -> Finding:
-    return Finding(kind, record.position, record.event_id, reason)
+    return Finding(kind, record.position, str(record.event_id), reason)
 
 
 def _belongs_at(record: Record, position: int) -> bool:
@@ -254,18 +303,20 @@ def _belongs_at(record: Record, position: int) -> bool:
     return hash_of(record._replace(position=position)) == record.hash
 
 
-def _original_position(chain: Chain, record: Record) -> int | None:
+def _original_position(chain: Chain, head: Head, record: Record) -> int | None:
     """Return the position that a record was made for; None where its content is not that of then.
 
-    It tries each: some microseconds for a record of the chain, once, where the chain is broken.
+    It tries the one that it has, and then each that a record of so large a chain can have had:
+    some microseconds for a record of the chain, once, where the chain is broken.
     """
+    if is_intact(record):
+        return record.position
     # A quote inside of a string has a backslash before it, so this is found nowhere else.
     start, _, rest = canonical(record).partition(_POSITION)
     end = rest[rest.index(b",") :]
     begun = sha256(start + _POSITION)
-    last = max(chain.last_position(), record.position)
-    # A closed gap has shifted records down, so one may belong behind the last position.
-    for position in range(1, last + _SHIFT):
+    # Not as far as the largest position, which whoever tampers with a row may choose.
+    for position in range(1, head.position + chain.size() + _SHIFT):
         tried = begun.copy()
         tried.update(b"%d%b" % (position, end))
         if tried.digest() == record.hash:
@@ -275,3 +326,4 @@ def _original_position(chain: Chain, record: Record) -> int | None:
 
 _POSITION: Final = b',"position":'
 _SHIFT: Final = 100_000
+"""A closed gap of so many records is told as one; where more are gone, it looks like a change."""

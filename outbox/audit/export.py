@@ -33,7 +33,7 @@ class FileChain:
 
     @cached_property
     def start(self) -> Head:
-        """What its first record follows; what stood before that is not in the file."""
+        """See `Chain.start`; what stood before it is not in the file."""
         first = next(self._records(), None)
         return START if first is None else Head(first.position - 1, first.previous_hash)
 
@@ -54,8 +54,14 @@ class FileChain:
         """See `Chain.last_position`."""
         return max((record.position for record in self._records()), default=0)
 
+    def size(self) -> int:
+        """See `Chain.size`."""
+        return sum(1 for _ in self._records())
+
     def head_at(self, position: int) -> Head | None:
         """See `Chain.head_at`."""
+        if position == self.start.position:
+            return self.start
         found = (record for record in self._records() if record.position == position)
         record = next(found, None)
         return None if record is None else Head(record.position, record.hash)

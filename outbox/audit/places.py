@@ -26,6 +26,10 @@ class Place(Protocol):
         """Return the seals there are; raises `SealError`."""
         ...
 
+    def series(self) -> list[Seal]:
+        """Return the seals that one more here would follow; raises `SealError`."""
+        ...
+
     def write(self, seal: Seal) -> str:
         """Keep one more, and return the name that it has there; raises `SealError`."""
         ...
@@ -59,6 +63,8 @@ class Folder:
         """See `Place.read`."""
         return [_read(path) for path in sorted(self._path.glob(PATTERN))]
 
+    series = read
+
     def write(self, seal: Seal) -> str:
         """See `Place.write`."""
         try:
@@ -77,6 +83,10 @@ class File:
     def read(self) -> list[Seal]:
         """See `Place.read`."""
         return [_read(self._path)]
+
+    def series(self) -> list[Seal]:
+        """See `Place.series`: a file is of one seal, and is never overwritten."""
+        return []
 
     def write(self, seal: Seal) -> str:
         """See `Place.write`."""
@@ -122,6 +132,15 @@ def _read(path: Path) -> Seal:
         raise SealError(f"cannot read the seal {path}: {exc.strerror}") from exc
 
 
+def _sync_folder(path: Path) -> None:
+    """Let the name of a new file outlive a power cut, as the file does."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _write(path: Path, seal: Seal) -> str:
     """Write a whole file or none, and never over another one."""
     try:
@@ -131,6 +150,7 @@ def _write(path: Path, seal: Seal) -> str:
                 file.flush()
                 os.fsync(file.fileno())
             os.link(begun, path)
+        _sync_folder(path.parent)
     except FileExistsError as exc:
         raise SealError(f"{path} is there already, and a seal is never overwritten") from exc
     except OSError as exc:

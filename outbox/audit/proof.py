@@ -58,6 +58,15 @@ def prove(chain: Chain, record: Record, seal: Seal) -> dict[str, Any]:
     }
 
 
+def _whole(found: dict[str, Any], name: str) -> int:
+    """Return a member that is a whole number; raises `TypeError` where it is none."""
+    value = found[name]
+    if type(value) is not int:
+        msg = f"its member {name!r} is no whole number"
+        raise TypeError(msg)
+    return value
+
+
 def check_proof(
     found: object,
     public_keys: Collection[bytes],
@@ -69,7 +78,7 @@ def check_proof(
     try:
         record = from_json(found["record"])
         path = [bytes.fromhex(each) for each in found["audit_path"]]
-        index, size = found["leaf_index"], found["tree_size"]
+        index, size = (_whole(found, name) for name in ("leaf_index", "tree_size"))
         seal = read_seal(found["seal"], "its seal")
         check_seals([seal], public_keys, is_signed)
     except SealError as exc:

@@ -7,6 +7,7 @@ and the positions stay below 2**53, so a plain JSON encoder whose members come i
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from hashlib import sha256
@@ -31,7 +32,7 @@ from outbox.rows import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from outbox.rows import Row
 
@@ -66,6 +67,25 @@ class Record(NamedTuple):
     def identity(self) -> tuple[str, str, int]:
         """Tell rows of `outbox_event` apart, which may have one id twice."""
         return self.event_id, self.source, self.sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Strange:
+    """What stands where no record was ever written so, as whoever tampers with a row leaves it.
+
+    In JSON it is an object, which no member of a record is: so no hash of a record fits it, and
+    an export shows it as it stood there.
+    """
+
+    strange: str
+    """As `repr` shows it."""
+
+    def __str__(self) -> str:
+        return self.strange
+
+
+KINDS: Final = (int, *[str] * 3, int, *[str] * 6, int, *[bytes] * 3)
+"""The types of a record's values."""
 
 
 def digest(content_type: str, data: bytes) -> bytes:
@@ -137,7 +157,7 @@ MEMBERS: Final = (
 def from_json(found: Mapping[str, Any]) -> Record:
     """Read what `to_json` wrote; raises `ValueError` that names what is missing or wrong."""
     try:
-        return Record(
+        record = Record(
             position=_typed(found, "position", int),
             event_id=_typed(found, "id", str),
             source=_typed(found, "source", str),
@@ -157,6 +177,13 @@ def from_json(found: Mapping[str, Any]) -> Record:
     except KeyError as exc:
         msg = f"it has no member {exc.args[0]!r}"
         raise ValueError(msg) from None
+    # What no hash covers is nothing that a record says.
+    written = to_json(record)
+    for name in found:
+        if name not in written or found[name] != written[name]:
+            msg = f"its member {name!r} is none, or is not written as a record has it"
+            raise ValueError(msg)
+    return record
 
 
 def of_row(row: Row, position: int, previous_hash: bytes) -> Record:
@@ -180,11 +207,11 @@ def of_row(row: Row, position: int, previous_hash: bytes) -> Record:
         previous_hash,
         GENESIS,
     )
-    return _made((*record[:-1], hash_of(record)))
+    return made((*record[:-1], hash_of(record)))
 
 
-_made: Final[Callable[[tuple[Any, ...]], Record]] = partial(tuple.__new__, Record)
-"""Makes one in C, which a named tuple's own constructor does not."""
+made: Final[Callable[[Iterable[Any]], Record]] = partial(tuple.__new__, Record)
+"""Makes a record in C, which a named tuple's own constructor does not."""
 _NONE: Final[dict[str, str]] = {}
 
 

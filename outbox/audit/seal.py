@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import orjson
 
-from outbox.audit.chain import START, Anchor, Chain, Head, starting_at, verified
+from outbox.audit.chain import Anchor, Chain, Head, starting_at, verified
 from outbox.audit.merkle import Tree
 from outbox.codec import time_text
 from outbox.errors import OutboxError
@@ -152,19 +152,21 @@ def make_seal(
     former: Seal | None,
     key: Signer,
     *,
+    start: Head | None = None,
     now: datetime | None = None,
     on_page: Callable[[Sequence[Record]], object] = len,
 ) -> Seal:
     """Verify what is behind the former seal, and seal it.
 
     Raises `ChainBrokenError` where the chain is not what it was, and `SealError` where nothing
-    is there to be sealed. `now` is the time by default.
+    is there to be sealed. A first seal begins behind `start`, which is trusted; by default where
+    the chain does. `now` is the time by default.
     """
-    start = START if former is None else former.head
+    start = former.head if former is not None else start or chain.start
     anchors = [] if former is None else [former.anchor]
     if starting_at(chain, start, ()) != start:
         # Then the walk from the start finds out which record it is.
-        for page in verified(chain, START, anchors):
+        for page in verified(chain, anchors=anchors):
             on_page(page)
     tree, head = Tree(), start
     for page in verified(chain, start):

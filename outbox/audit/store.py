@@ -4,30 +4,29 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import lru_cache, partial
+from functools import partial
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
-from outbox.audit.chain import Head
-from outbox.audit.record import Record
+from outbox.audit.chain import START, ChainBrokenError, Finding, Head
+from outbox.audit.record import HASH_BYTES, KINDS, Record, Strange, made
+from outbox.columns import Name
 from outbox.dialect import is_mysql
 from outbox.table import outbox_audit as audit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from datetime import datetime
 
 PAGE: Final = 5_000
 """Records that are read at once."""
 
 _COLUMNS: Final = tuple(column for column in audit.columns if column.name != "recorded_at")
-_FORMS: Final = {
-    "postgresql": ("to_char", 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
-    "mysql": ("date_format", "%Y-%m-%dT%H:%i:%s.%fZ"),
-}
 _NO_FRACTION: Final = ".000000Z"
+_FIRST, _LAST = sa.text("'0001-01-01T00:00:00Z'"), sa.text("'9999-12-31T23:59:59.999999Z'")
+_SQLITE_LENGTH: Final = len("0001-01-01T00:00:00.000000Z")
 
 
 def _select(dialect: sa.Dialect) -> Any:
@@ -38,15 +37,34 @@ def _select(dialect: sa.Dialect) -> Any:
     the server writes the time as `outbox.codec.time_text` does.
     """
     columns = [sa.type_coerce(column, sa.types.NullType()) for column in _COLUMNS]
-    moment: Any = audit.c.time
-    if dialect.name != "sqlite":
-        name, form = _FORMS["mysql" if is_mysql(dialect) else dialect.name]
-        if dialect.name == "postgresql":
-            moment = sa.func.timezone("UTC", moment)
-        moment = getattr(sa.func, name)(moment, sa.literal_column(f"'{form}'"))
-    moment = sa.func.replace(moment, _NO_FRACTION, "Z")
-    columns[_COLUMNS.index(audit.c.time)] = sa.type_coerce(moment, sa.types.NullType())
+    columns[_COLUMNS.index(audit.c.time)] = sa.type_coerce(_moment(dialect), sa.types.NullType())
     return sa.select(*columns).order_by(audit.c.position)
+
+
+def _moment(dialect: sa.Dialect) -> Any:
+    """Return the time as text that no two different times have in common.
+
+    What `time_text` never writes, another era or a text that is no time, comes in another form.
+    """
+    time = sa.type_coerce(audit.c.time, sa.types.NullType())
+    if dialect.name == "sqlite":
+        is_ours = sa.and_(
+            sa.func.typeof(time) == sa.literal_column("'text'"),
+            sa.func.length(time) == sa.literal_column(str(_SQLITE_LENGTH)),
+        )
+        # As bytes it is none of ours.
+        return sa.case((is_ours, _shortened(time)), else_=sa.cast(time, sa.LargeBinary))
+    if is_mysql(dialect):
+        form: Any = sa.literal_column("'%Y-%m-%dT%H:%i:%s.%fZ'")
+        return _shortened(sa.func.date_format(time, form))
+    form = sa.literal_column("""'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'""")
+    ours = _shortened(sa.func.to_char(sa.func.timezone("UTC", time), form))
+    # The form has neither an era nor infinity, and the text has a space where it has a T.
+    return sa.case((time.between(_FIRST, _LAST), ours), else_=sa.cast(time, sa.Text))
+
+
+def _shortened(moment: Any) -> Any:
+    return sa.func.replace(moment, sa.literal_column(f"'{_NO_FRACTION}'"), sa.literal_column("'Z'"))
 
 
 class TableChain:
@@ -57,10 +75,20 @@ class TableChain:
         self._query = _select(engine.dialect)
         self._page = self._query.limit(PAGE)
         self._next_page = self._page.where(audit.c.position > sa.bindparam("after"))
-        self._made = _made if engine.dialect.name == "postgresql" else _of_anything
+        self._cells = _cells(engine.dialect)
+
+    @property
+    def start(self) -> Head:
+        """See `Chain.start`."""
+        return START
 
     def pages(self, after: int | None) -> Iterator[Sequence[Record]]:
-        """See `Chain.pages`; a page is read while the one before it is worked upon."""
+        """See `Chain.pages`; a page is read while the one before it is worked upon.
+
+        Raises `ChainBrokenError` where a position is none.
+        """
+        if after is None:
+            self._read(self._query.where(audit.c.position.is_(None)).limit(1))
         with ThreadPoolExecutor(max_workers=1) as reader:
             page = self._read(self._page if after is None else self._next_page, after=after)
             while page:
@@ -77,8 +105,15 @@ class TableChain:
         with self._engine.connect() as connection:
             return connection.scalar(sa.select(sa.func.max(audit.c.position))) or 0
 
+    def size(self) -> int:
+        """See `Chain.size`."""
+        with self._engine.connect() as connection:
+            return connection.scalar(sa.select(sa.func.count()).select_from(audit)) or 0
+
     def head_at(self, position: int) -> Head | None:
-        """Return a record's position and hash; None where there is none."""
+        """See `Chain.head_at`."""
+        if position == START.position:
+            return START
         found = self._read(self._query.where(audit.c.position == position))
         return Head(found[0].position, found[0].hash) if found else None
 
@@ -113,19 +148,39 @@ class TableChain:
                 # all else, so it is called for a page that has such a text.
                 with _any_text(connection):
                     found = connection.execute(query, values).all()
-        return list(map(self._made, found))
+        return self._records(found)
+
+    def _records(self, found: Sequence[sa.Row[Any]]) -> list[Record]:
+        """Make records, column by column: most often a look at its types is all that it takes."""
+        if not found:
+            return []
+        cells = zip(*found, strict=True)
+        columns = [read(column) for read, column in zip(self._cells, cells, strict=True)]
+        records = list(map(made, zip(*columns, strict=True)))
+        nowhere = next((each for each in records if type(each.position) is not int), None)
+        if nowhere is not None:
+            reason = f"its position is {nowhere.position}, which is no whole number"
+            raise ChainBrokenError(Finding("changed", 0, str(nowhere.event_id), reason))
+        return records
 
 
 @contextmanager
 def _any_text(connection: sa.Connection) -> Iterator[None]:
-    """Let SQLite's driver read text that is no UTF-8, in a form that nobody has written."""
+    """Let SQLite's driver read text that is no UTF-8."""
     driver: Any = connection.connection.driver_connection
     before = driver.text_factory
-    driver.text_factory = partial(str, encoding="utf-8", errors="backslashreplace")
+    driver.text_factory = _text
     try:
         yield
     finally:
         driver.text_factory = before
+
+
+def _text(cell: bytes) -> str | Strange:
+    try:
+        return cell.decode()
+    except UnicodeDecodeError:
+        return _strange(cell)
 
 
 def head_of(connection: sa.Connection) -> Head | None:
@@ -135,26 +190,33 @@ def head_of(connection: sa.Connection) -> Head | None:
     return None if row is None else Head(row.position, bytes(row.hash))
 
 
-def _of_anything(row: sa.Row[Any]) -> Record:
-    """Make a record of what a database sends that keeps names as bytes, or anything anywhere."""
-    if _is_usual(tuple(map(type, row))):
-        return _made(row)
-    cells = list(row)
-    for index, (cell, kind) in enumerate(zip(cells, _KINDS, strict=True)):
-        if kind is str and isinstance(cell, bytes):
-            cells[index] = cell.decode(errors="replace")
-        elif not isinstance(cell, kind | None):
-            # It is not what was written; so that it has a hash, and not the right one.
-            cells[index] = repr(cell) if kind is not bytes else repr(cell).encode()
-    return _made(cells)
+def _cells(dialect: sa.Dialect) -> list[Callable[[tuple[Any, ...]], Sequence[Any]]]:
+    """Return for each column what makes a record's values of what the driver sends."""
+    read: list[Callable[[tuple[Any, ...]], Sequence[Any]]] = []
+    for column, kind in zip(_COLUMNS, KINDS, strict=True):
+        kinds = frozenset({kind, NoneType} if column.nullable else {kind})
+        # Names are kept as bytes there, which compare as such.
+        is_name = is_mysql(dialect) and isinstance(column.type, Name)
+        read.append(partial(_names if is_name else _values, kinds))
+    return read
 
 
-@lru_cache
-def _is_usual(types: tuple[type, ...]) -> bool:
-    """Tell whether cells of these types are a record as they are."""
-    return all(found in {kind, NoneType} for found, kind in zip(types, _KINDS, strict=True))
+def _values(kinds: frozenset[type], cells: tuple[Any, ...]) -> Sequence[Any]:
+    if set(map(type, cells)) <= kinds:
+        return cells
+    strange: Callable[[Any], Any] = _strange_bytes if bytes in kinds else _strange
+    return [cell if type(cell) in kinds else strange(cell) for cell in cells]
 
 
-_KINDS: Final = (int, *[str] * 3, int, *[str] * 6, int, *[bytes] * 3)
-_made: Final[Callable[[Iterable[Any]], Record]] = partial(tuple.__new__, Record)
-"""Makes one in C, which a named tuple's own constructor does not."""
+def _names(kinds: frozenset[type], cells: tuple[Any, ...]) -> Sequence[Any]:
+    texts = [_text(cell) if type(cell) is bytes else cell for cell in cells]
+    return _values(kinds, tuple(texts))
+
+
+def _strange(cell: object) -> Strange:
+    return cell if isinstance(cell, Strange) else Strange(repr(cell))
+
+
+def _strange_bytes(cell: object) -> bytes:
+    """Return bytes that are longer than every hash."""
+    return repr(cell).encode().ljust(HASH_BYTES + 1)

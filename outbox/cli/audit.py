@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -26,13 +26,14 @@ from outbox.audit.export import FileChain
 from outbox.audit.places import place_of, read_all
 from outbox.audit.record import Record
 from outbox.audit.seal import Seal, check_seals, make_seal
-from outbox.audit.store import TableChain
 from outbox.cli import audit_records
 from outbox.cli.audit_trail import (
+    MAX,
     JsonOption,
     PublicKeyOption,
     RouteOption,
     SealOption,
+    head_before,
     public_keys,
     settled,
     trail_of,
@@ -40,6 +41,7 @@ from outbox.cli.audit_trail import (
 from outbox.cli.errors import FAILED, CommandLineError, FailedError
 from outbox.cli.invocation import of, require_command
 from outbox.cli.output import counted
+from outbox.errors import ConfigurationError
 
 app = typer.Typer(
     help="Verify the audit trail, seal it, prove what is in it.",
@@ -61,7 +63,15 @@ def verify(
     route: RouteOption = None,
     first: Annotated[
         int | None,
-        typer.Option("--from", min=1, metavar="N", help="Trust what stands before position N."),
+        typer.Option(
+            "--from", min=1, max=MAX, metavar="N", help="Trust what stands before position N."
+        ),
+    ] = None,
+    last: Annotated[
+        int | None,
+        typer.Option(
+            "--to", min=1, max=MAX, metavar="N", help="The last position; what follows is left out."
+        ),
     ] = None,
     checkpoint: Annotated[
         Path | None,
@@ -89,25 +99,28 @@ def verify(
     noted = None if checkpoint is None else settled(lambda: read_checkpoint(checkpoint))
     if noted is not None and noted.head != START:
         anchors.append(noted)
-    chain: TableChain | FileChain = FileChain(file) if file else trail_of(run, route)
-    start = _start(chain, first, noted)
+    chain: Chain = FileChain(file) if file else trail_of(run, route)
     try:
-        if noted is not None or first is not None:
-            start = starting_at(chain, start, anchors)
-        known = start if noted is None else noted.head
-        count, head = _walk(chain, start, anchors, checkpoint, known.position)
+        start = starting_at(chain, _start(chain, first, noted), anchors)
+        walk = Walk(chain, start, checkpoint, noted)
+        walk.run(anchors, last)
     except ChainBrokenError as exc:
-        if not as_json:
+        if as_json:
+            run.output.json(_broken(exc.finding))
+            raise typer.Exit(FAILED) from None
+        if file is None or exc.finding.kind != "truncated":
             raise
-        run.output.json(_broken(exc.finding))
-        raise typer.Exit(FAILED) from None
+        msg = f"{exc}; an export that was to end there is verified with --to"
+        raise FailedError(msg) from exc
+    count, head = walk.count, walk.head
+    sealed = [each for each in seals if chain.start.position <= each.last_position <= head.position]
     result = {
         "ok": True,
         "records": count,
         "first_position": start.position + 1 if count else None,
         "last_position": head.position,
         "last_hash": head.hash.hex(),
-        "sealed_position": seals[-1].last_position if seals else None,
+        "sealed_position": sealed[-1].last_position if sealed else None,
     }
     if as_json:
         run.output.json(result)
@@ -116,10 +129,15 @@ def verify(
         f"intact: {counted(count, 'record')}"
         + (f", positions {start.position + 1:,} to {head.position:,}" if count else "")
     )
-    if seals:
-        run.output.line(f"sealed up to position {seals[-1].last_position:,} (seal {len(seals)})")
+    if chain.start != START:
+        begin = f"{file} begins at position {chain.start.position + 1:,}"
+        run.output.line(f"{begin}: what stood before is not in it", "dim")
+    if sealed:
+        by = f"(seal {sealed[-1].number})"
+        run.output.line(f"sealed up to position {sealed[-1].last_position:,} {by}")
     else:
-        note = "no seal was given: what is missing at the end, or was computed anew, is not noticed"
+        which = "no seal ends in it" if seals else "no seal was given"
+        note = f"{which}: what is missing at the end, or was computed anew, is not noticed"
         run.output.line(note, "dim")
 
 
@@ -138,6 +156,13 @@ def seal(
     former: Annotated[
         str | None, typer.Option(metavar="FILE", help="The seal before, where --to is a file.")
     ] = None,
+    public_key: PublicKeyOption = None,
+    first: Annotated[
+        int | None,
+        typer.Option(
+            "--from", min=1, max=MAX, metavar="N", help="The first seal of a series: begin here."
+        ),
+    ] = None,
     route: RouteOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -150,16 +175,18 @@ def seal(
     run = of(context)
     signer = settled(lambda: read_private_key(key))
     place = settled(lambda: place_of(to))
-    if former is not None:
-        before = settled(lambda: read_all([former]))
-    else:
-        before = [] if to.endswith(".json") else place.read()
-    keys = {bytes.fromhex(each.public_key) for each in before}
+    before = settled(lambda: read_all([former])) if former is not None else place.series()
+    if before and first is not None:
+        msg = "--from begins another series of seals: name a new place by --to"
+        raise CommandLineError(msg)
+    # A seal vouches for nothing by the key that it names itself.
+    keys = [signer.public_key, *(public_keys(public_key) if public_key else ())]
     ordered = check_seals(before, keys, is_signed)
     chain = trail_of(run, route)
     last = ordered[-1] if ordered else None
-    with _bar(chain, last.head if last else START) as advance:
-        made = make_seal(chain, last, signer, on_page=advance)
+    start = last.head if last else chain.start if first is None else head_before(chain, first)
+    with _bar(chain, start) as advance:
+        made = make_seal(chain, last, signer, start=start, on_page=advance)
     name = place.write(made)
     if as_json:
         run.output.json({"file": name, **made.to_json()})
@@ -187,41 +214,50 @@ def keygen(
 
 def _start(chain: Chain, first: int | None, noted: Anchor | None) -> Head:
     """Return what the walk begins behind, and trusts."""
-    if noted is not None:
+    if noted is not None and noted.head != START:
         return noted.head
-    if first is not None and first > 1:
-        head = chain.head_at(first - 1)
-        if head is None:
-            msg = f"there is no record at position {first - 1:,} that {first:,} could follow"
-            raise FailedError(msg)
-        return head
-    return chain.start if first is None and isinstance(chain, FileChain) else START
+    return chain.start if first is None else head_before(chain, first)
 
 
-def _walk(
-    chain: Chain,
-    start: Head,
-    anchors: Sequence[Anchor],
-    checkpoint: Path | None,
-    noted_position: int,
-) -> tuple[int, Head]:
-    """Verify everything behind a head; return how many records that were, and the last."""
-    count, head = 0, start
-    try:
-        with _bar(chain, start) as advance:
-            for number, page in enumerate(verified(chain, start, anchors), 1):
-                count += len(page)
-                head = Head(page[-1].position, page[-1].hash)
+class Walk:
+    """How far the trail was verified, noted in a checkpoint now and then."""
+
+    def __init__(
+        self, chain: Chain, start: Head, checkpoint: Path | None, noted: Anchor | None
+    ) -> None:
+        self._chain = chain
+        self._start = start
+        self._checkpoint = checkpoint
+        self._noted_position = noted.head.position if noted else 0
+        self.count = 0
+        self.head = start
+        """The last record that was verified."""
+
+    def run(self, anchors: Sequence[Anchor], last_position: int | None) -> None:
+        """Verify everything behind the start; what was verified need not be verified again."""
+        try:
+            self._run(anchors, last_position)
+        except BaseException:
+            # It broke, or Ctrl-C: a file that cannot be written is not to hide that.
+            with suppress(ConfigurationError):
+                self._note()
+            raise
+        self._note()
+
+    def _run(self, anchors: Sequence[Anchor], last_position: int | None) -> None:
+        pages = verified(self._chain, self._start, anchors, last_position)
+        with _bar(self._chain, self._start) as advance:
+            for number, page in enumerate(pages, 1):
+                self.count += len(page)
+                self.head = Head(page[-1].position, page[-1].hash)
                 advance(page)
-                is_due = number % CHECKPOINT_PAGES == 0 and head.position > noted_position
-                if checkpoint is not None and is_due:
-                    write_checkpoint(checkpoint, head)
-    finally:
-        # What was verified before it broke, or before Ctrl-C, need not be verified again.
-        # But what is noted already is evidence, if the trail broke before it.
-        if checkpoint is not None and head.position > noted_position:
-            write_checkpoint(checkpoint, head)
-    return count, head
+                if number % CHECKPOINT_PAGES == 0:
+                    self._note()
+
+    def _note(self) -> None:
+        # What is noted already is evidence, if the trail broke before it.
+        if self._checkpoint is not None and self.head.position > self._noted_position:
+            write_checkpoint(self._checkpoint, self.head)
 
 
 def _broken(finding: Finding) -> dict[str, Any]:
@@ -253,7 +289,11 @@ def _bar(chain: Chain, start: Head) -> Iterator[Callable[[Sequence[Record]], Non
     with Progress(
         *columns, console=console, transient=True, disable=not console.is_terminal
     ) as progress:
-        total = max(chain.last_position() - start.position, 0) if console.is_terminal else None
+        total = (
+            max(chain.size() - start.position + chain.start.position, 0)
+            if console.is_terminal
+            else None
+        )
         task = progress.add_task("verify", total=total)
 
         def advance(page: Sequence[Record]) -> None:

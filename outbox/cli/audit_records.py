@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import csv
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Annotated
+from typing import IO, Annotated, Any
 
 import orjson
 import typer
 
+from outbox.audit.chain import Chain
 from outbox.audit.export import line
 from outbox.audit.places import read_all
-from outbox.audit.proof import check_proof, prove
+from outbox.audit.proof import ProofError, check_proof, prove
 from outbox.audit.record import MEMBERS, Record, digest, members, to_json
+from outbox.audit.seal import Seal, SealError, check_seals
 from outbox.cli.audit_trail import (
+    MAX,
     JsonOption,
     PublicKeyOption,
     RouteOption,
@@ -25,9 +27,13 @@ from outbox.cli.audit_trail import (
     trail_of,
 )
 from outbox.cli.audit_trail import public_keys as keys_of
+from outbox.cli.cells import csv_line
 from outbox.cli.errors import CommandLineError, FailedError
 from outbox.cli.invocation import of
+from outbox.cli.output import json_text
 from outbox.cli.times import parse_since
+from outbox.errors import OutboxError
+from outbox.files import draft
 
 
 def prove_record(
@@ -39,8 +45,10 @@ def prove_record(
         str | None, typer.Option(metavar="S", help="Of the event, where several have this id.")
     ] = None,
     position: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Where one event is there twice.")
+        int | None,
+        typer.Option(min=1, max=MAX, metavar="N", help="Where one event is there twice."),
     ] = None,
+    public_key: PublicKeyOption = None,
     route: RouteOption = None,
 ) -> None:
     """Print the proof that an event is in the sealed trail, as JSON for a third party."""
@@ -58,7 +66,7 @@ def prove_record(
     if not covering:
         msg = f"position {record.position:,} is in none of these seals: `outbox audit seal` first"
         raise FailedError(msg)
-    run.output.json(prove(chain, record, covering[0]))
+    run.output.json(_proof(chain, record, covering, public_key))
 
 
 def check(
@@ -96,10 +104,10 @@ def export(
     context: typer.Context,
     *,
     first: Annotated[
-        int, typer.Option("--from", min=1, metavar="N", help="The first position.")
+        int, typer.Option("--from", min=1, max=MAX, metavar="N", help="The first position.")
     ] = 1,
     last: Annotated[
-        int | None, typer.Option("--to", min=1, metavar="N", help="The last position.")
+        int | None, typer.Option("--to", min=1, max=MAX, metavar="N", help="The last position.")
     ] = None,
     since: Annotated[
         str | None, typer.Option(metavar="T", help="From the first event at this time or later.")
@@ -129,13 +137,39 @@ def export(
     if until is not None:
         before = chain.last_before(parse_since(until)) or 0
         last = before if last is None else min(last, before)
+    holes = _Holes(first)
     with _target(output) as stream:
         write = _csv(stream) if form == "csv" else _lines(stream)
-        for page in chain.pages(first - 1):
+        # From the start all there is, also what stands where nothing can be: it is evidence.
+        for page in chain.pages(None if first == 1 else first - 1):
             wanted = page if last is None else [each for each in page if each.position <= last]
             write(wanted)
+            holes.look(wanted)
             if len(wanted) < len(page):
                 break
+    if holes.first is not None:
+        msg = (
+            f"the records are written, but not without a gap: {holes.first} (`outbox audit verify`)"
+        )
+        raise FailedError(msg)
+
+
+def _proof(
+    chain: Chain, record: Record, seals: Sequence[Seal], public_key: list[Path] | None
+) -> dict[str, Any]:
+    """Return the proof by the first seal of which there is one; raises why the last has none."""
+    from outbox.audit.signing import is_signed  # noqa: PLC0415  # an extra
+
+    problem: OutboxError | None = None
+    for seal in seals:
+        try:
+            if public_key:
+                check_seals([seal], keys_of(public_key), is_signed)
+            return prove(chain, record, seal)
+        except (ProofError, SealError) as exc:
+            problem = exc
+    assert problem is not None  # noqa: S101  # there is a seal
+    raise problem
 
 
 def _only(records: Sequence[Record], event_id: str, position: int | None) -> Record:
@@ -153,14 +187,31 @@ def _only(records: Sequence[Record], event_id: str, position: int | None) -> Rec
     return found[0]
 
 
+class _Holes:
+    """The first place where positions do not follow each other."""
+
+    def __init__(self, first: int) -> None:
+        self._next = first
+        self.first: str | None = None
+
+    def look(self, page: Sequence[Record]) -> None:
+        for record in page:
+            if record.position != self._next and self.first is None:
+                self.first = f"position {record.position:,} follows {self._next - 1:,}"
+            self._next = record.position + 1
+
+
 @contextmanager
 def _target(path: Path | None) -> Iterator[IO[str]]:
+    """Open standard output, or a file that is there as a whole or not at all."""
     if path is None:
         yield sys.stdout
         return
     try:
-        with path.open("w", encoding="utf-8", newline="") as stream:
-            yield stream
+        with draft(path) as begun:
+            with begun.open("w", encoding="utf-8", newline="") as stream:
+                yield stream
+            begun.replace(path)
     except OSError as exc:
         msg = f"cannot write {path}: {exc.strerror}"
         raise FailedError(msg) from exc
@@ -168,17 +219,21 @@ def _target(path: Path | None) -> Iterator[IO[str]]:
 
 def _lines(stream: IO[str]) -> Callable[[Sequence[Record]], None]:
     def write(page: Sequence[Record]) -> None:
-        stream.write(b"".join(map(line, page)).decode())
+        if stream.isatty():
+            stream.writelines(json_text(to_json(each)) + "\n" for each in page)
+        else:
+            stream.write(b"".join(map(line, page)).decode())
 
     return write
 
 
 def _csv(stream: IO[str]) -> Callable[[Sequence[Record]], None]:
-    writer = csv.DictWriter(stream, MEMBERS, lineterminator="\n")
-    writer.writeheader()
+    stream.write(csv_line(MEMBERS) + "\n")
 
     def write(page: Sequence[Record]) -> None:
-        writer.writerows(to_json(each) for each in page)
+        for each in page:
+            found = to_json(each)
+            stream.write(csv_line(found[name] for name in MEMBERS) + "\n")
 
     return write
 

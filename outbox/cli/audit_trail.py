@@ -9,8 +9,9 @@ from typing import Annotated, TypeVar
 import sqlalchemy as sa
 import typer
 
+from outbox.audit.chain import Chain, Head
 from outbox.audit.store import TableChain
-from outbox.cli.errors import CommandLineError
+from outbox.cli.errors import CommandLineError, FailedError
 from outbox.cli.invocation import Invocation
 from outbox.engine import make_engine
 from outbox.errors import ConfigurationError
@@ -33,6 +34,8 @@ PublicKeyOption = Annotated[
     list[Path] | None,
     typer.Option("--public-key", metavar="FILE", help="Whose seals are trusted; repeatable."),
 ]
+MAX = 2**63 - 1
+"""The largest position that a database can have."""
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON for scripts.")]
 
 
@@ -56,6 +59,15 @@ def trail_of(run: Invocation, route: str | None) -> TableChain:
     if url == run.settings.url:
         return TableChain(run.engine)
     return TableChain(make_engine(url, "outbox", poolclass=sa.NullPool))
+
+
+def head_before(chain: Chain, first: int) -> Head:
+    """Return what a record follows; raises `FailedError` where that is not there."""
+    head = chain.head_at(first - 1)
+    if head is None:
+        msg = f"there is no record at position {first - 1:,} that {first:,} could follow"
+        raise FailedError(msg)
+    return head
 
 
 def public_keys(paths: list[Path] | None) -> list[bytes]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from outbox.cli.cells import csv_line
 from outbox.cli.dead_letters import facts_of
-from outbox.cli.output import visible
 from outbox.codec import time_text, to_json
 
 if TYPE_CHECKING:
@@ -196,21 +194,4 @@ def csv_lines(found: Timeline) -> Iterator[str]:
         )
         for each in happenings(story):
             own = (_text(each.at), each.is_latest, each.what, each.who, each.detail)
-            yield _csv_line((*own, *shared))
-
-
-def _csv_line(cells: tuple[object, ...]) -> str:
-    line = io.StringIO()
-    csv.writer(line, lineterminator="").writerow([_cell(cell) for cell in cells])
-    return line.getvalue()
-
-
-def _cell(cell: object) -> object:
-    if cell is None:
-        return ""
-    if isinstance(cell, bool):
-        return "yes" if cell else "no"
-    if isinstance(cell, str):
-        text = visible(cell)
-        return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
-    return cell
+            yield csv_line((*own, *shared))

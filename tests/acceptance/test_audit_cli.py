@@ -181,6 +181,63 @@ def test_seals_need_a_key_that_is_trusted(sealed: Trail) -> None:
     assert found["ok"], "keys may change in the course of time"
 
 
+def test_the_sealer_follows_no_seal_but_its_own(sealed: Trail) -> None:
+    """Whoever can write to the folder would have a trail signed that begins with their seal."""
+    sealed.done("keygen", "--key", "thief.pem", "--public-key", "thief.pub")
+    sealed.sql("DELETE FROM outbox_audit WHERE position > 12")
+    for path in (sealed.folder / "seals").iterdir():
+        path.unlink()
+    sealed.done("seal", "--key", "thief.pem", "--to", "seals")
+    sealed.grow(3)
+    done = sealed.audit("seal", "--key", "key.pem", "--to", "seals")
+    assert (done.returncode, "seal 1 was signed with another key" in done.stderr) == (1, True)
+    # Unless it is told to: a key may be followed by another one.
+    sealed.done("seal", "--key", "key.pem", "--to", "seals", "--public-key", "thief.pub")
+    found = sealed.verdict(*SEALS, "--public-key", "thief.pub")
+    assert found["sealed_position"] == 15
+    said = sealed.done("verify", "--seal", "seals/seal-00000002.json", "--public-key", "key.pub")
+    assert "sealed up to position 15 (seal 2)" in said
+
+
+def test_sealing_goes_on_behind_a_broken_record(sealed: Trail) -> None:
+    sealed.grow(3)
+    sealed.sql("UPDATE outbox_audit SET actor = 'x' WHERE position = 18")
+    key = ("--key", "key.pem")
+    assert "position 18" in sealed.audit("seal", *key, "--to", "seals").stderr
+    done = sealed.audit("seal", *key, "--to", "seals", "--from", "19")
+    assert (done.returncode, "name a new place by --to" in done.stderr) == (2, True)
+    said = sealed.done("seal", *key, "--to", "after", "--from", "19")
+    assert said == "after/seal-00000001.json: positions 19 to 20 are sealed\n"
+    sealed.grow(1)
+    assert "positions 21 to 21" in sealed.done("seal", *key, "--to", "after")
+    after = ("--seal", "after", "--public-key", "key.pub")
+    assert sealed.verdict(*after)["position"] == 18
+    assert sealed.verdict(*after, "--from", "19")["sealed_position"] == 21
+    assert (
+        "no record at position 98"
+        in sealed.audit(*("seal", *key, "--to", "far", "--from", "99")).stderr
+    )
+
+
+def test_a_folder_of_seals_may_have_any_name(sealed: Trail) -> None:
+    (sealed.folder / "seals").rename(sealed.folder / "seals.json")
+    sealed.grow(1)
+    said = sealed.done("seal", "--key", "key.pem", "--to", "seals.json")
+    assert said.startswith("seals.json/seal-00000003.json: positions 18")
+
+
+def test_a_seal_that_is_none_keeps_no_record_from_being_proven(sealed: Trail) -> None:
+    first = json.loads((sealed.folder / "seals" / "seal-00000001.json").read_text())
+    junk = {**first, "number": 0, "merkle_root": "00" * 32}
+    (sealed.folder / "seals" / "seal-00000000.json").write_text(json.dumps(junk))
+    for more in ((), ("--public-key", "key.pub")):
+        proof = json.loads(sealed.done("prove", sealed.ids()[2], "--seal", "seals", *more))
+        assert proof["seal"] == first
+    only = ("--seal", "seals/seal-00000000.json")
+    done = sealed.audit("prove", sealed.ids()[2], *only, "--public-key", "key.pub")
+    assert (done.returncode, "seal 0 was altered" in done.stderr) == (1, True)
+
+
 def test_a_seal_may_be_one_file(sealed: Trail) -> None:
     sealed.grow(2)
     out = sealed.done(
@@ -328,6 +385,53 @@ def test_an_export_is_verified_with_seals(sealed: Trail) -> None:
     assert (found["kind"], found["position"]) == ("truncated", 16)
 
 
+def test_a_part_of_the_trail_is_verified_as_such(sealed: Trail) -> None:
+    """A file has neither what stood before it nor, where that is said, what follows."""
+    sealed.done("export", "--from", "3", "--to", "6", "--output", "part.jsonl")
+    part = ("--file", "part.jsonl")
+    said = sealed.done("verify", *part)
+    assert "positions 3 to 6" in said
+    assert "part.jsonl begins at position 3: what stood before is not in it" in said
+    assert sealed.verdict(*part, *SEALS)["kind"] == "truncated"
+    assert "is verified with --to" in sealed.audit("verify", *part, *SEALS).stderr
+    found = sealed.verdict(*part, *SEALS, "--to", "6")
+    assert (found["records"], found["sealed_position"]) == (4, None)
+    assert "no seal ends in it" in sealed.done("verify", *part, *SEALS, "--to", "6")
+    found = sealed.verdict(*part, "--to", "7")
+    assert (found["kind"], found["position"]) == ("truncated", 7)
+    assert sealed.verdict(*part, "--from", "5", "--to", "5")["records"] == 1
+
+    # A checkpoint goes from one file to the next, and notices what is missing in between.
+    walk = ("--checkpoint", "walk.json")
+    assert sealed.verdict(*part, *walk)["records"] == 4
+    sealed.done("export", "--from", "7", "--to", "12", "--output", "next.jsonl")
+    sealed.done("export", "--from", "13", "--output", "last.jsonl")
+    found = sealed.verdict("--file", "last.jsonl", *walk)
+    assert (found["kind"], found["position"], found["last_position"]) == ("removed", 7, 12)
+    assert sealed.verdict("--file", "next.jsonl", *walk)["records"] == 6
+    assert sealed.verdict("--file", "last.jsonl", *walk)["records"] == 5
+    assert sealed.verdict("--file", "last.jsonl", *SEALS, "--from", "15")["sealed_position"] == 17
+    assert sealed.verdict("--file", "last.jsonl", *SEALS)["sealed_position"] == 17
+
+
+def test_lines_that_change_places_are_reordered(trail: Trail) -> None:
+    lines = trail.done("export").splitlines()
+    lines[2:4] = lines[3], lines[2]
+    (trail.folder / "all.jsonl").write_text("\n".join(lines) + "\n")
+    found = trail.verdict("--file", "all.jsonl")
+    assert (found["kind"], found["position"]) == ("reordered", 3)
+    assert found["reason"] == "it belongs here, and stands behind position 4"
+
+
+def test_a_walk_may_end_before_the_trail_does(sealed: Trail) -> None:
+    sealed.sql("UPDATE outbox_audit SET actor = 'user:1' WHERE position = 14")
+    found = sealed.verdict(*SEALS, "--to", "13")
+    assert (found["last_position"], found["sealed_position"]) == (13, 12)
+    assert sealed.verdict("--to", "14")["kind"] == "changed"
+    sealed.sql("DELETE FROM outbox_audit WHERE position = 5")
+    assert sealed.verdict("--to", "5")["kind"] == "removed"
+
+
 def test_a_table_of_records_has_every_member(trail: Trail) -> None:
     trail.done("export", "--format", "csv", "--output", "all.csv")
     with (trail.folder / "all.csv").open(newline="") as lines:
@@ -335,6 +439,40 @@ def test_a_table_of_records_has_every_member(trail: Trail) -> None:
     assert [row["position"] for row in rows] == [str(number) for number in range(1, 13)]
     assert tuple(rows[0]) == MEMBERS
     assert rows[0]["actor"] == "user:42"
+
+
+def test_no_cell_is_a_formula_or_moves_the_cursor(trail: Trail) -> None:
+    trail.sql("UPDATE outbox_audit SET actor = '=1+1' || char(27) WHERE position = 5")
+    rows = list(csv.DictReader(trail.done("export", "--format", "csv").splitlines()))
+    assert rows[4]["actor"] == r"'=1+1\x1b"
+    assert rows[4]["position"] == "5"
+    trail.sql("UPDATE outbox_audit SET actor = 'a' || char(155) || 'b' WHERE position = 5")
+    code, shown = trail.on_terminal("audit", "export", "--from", "5", "--to", "5")
+    assert (code, r"a\u009bb" in shown, "\x9b" in shown) == (0, True, False)
+    trail.done("export", "--output", "all.jsonl")
+    assert trail.verdict("--file", "all.jsonl")["position"] == 5
+
+
+def test_an_export_of_a_broken_trail_is_evidence_and_says_so(trail: Trail) -> None:
+    trail.sql("DELETE FROM outbox_audit WHERE position BETWEEN 5 AND 6")
+    done = trail.audit("export", "--output", "all.jsonl")
+    assert (done.returncode, "position 7 follows 4" in done.stderr) == (1, True)
+    assert len((trail.folder / "all.jsonl").read_text().splitlines()) == 10
+    assert trail.audit("export", "--to", "4").returncode == 0
+    assert trail.audit("export", "--from", "7").returncode == 0
+    assert "position 7 follows 5" in trail.audit("export", "--from", "6").stderr
+    with trail.engine.begin() as connection:
+        connection.exec_driver_sql("PRAGMA ignore_check_constraints = ON")
+        connection.exec_driver_sql("UPDATE outbox_audit SET position = -3 WHERE position = 12")
+    assert json.loads(trail.audit("export").stdout.splitlines()[0])["position"] == -3
+
+
+def test_a_file_is_exported_as_a_whole_or_not_at_all(trail: Trail) -> None:
+    (trail.folder / "all.jsonl").write_text("before")
+    trail.sql("ALTER TABLE outbox_audit RENAME COLUMN actor TO who")
+    assert trail.audit("export", "--output", "all.jsonl").returncode == 1
+    assert (trail.folder / "all.jsonl").read_text() == "before"
+    assert not [path for path in trail.folder.iterdir() if path.name.startswith(".all")]
 
 
 def test_records_are_chosen_by_time(trail: Trail) -> None:
@@ -358,6 +496,8 @@ def test_records_are_chosen_by_time(trail: Trail) -> None:
         (["check-proof", "none", "--public-key", "key.pub"], "cannot read"),
         (["verify", "--checkpoint", "bad.json"], "bad.json is no checkpoint"),
         (["verify", "--from", "99"], "no record at position 98"),
+        (["verify", "--from", f"{10**20}"], "less than or equal to 9223372036854775807"),
+        (["export", "--to", f"{10**20}"], "less than or equal to 9223372036854775807"),
     ],
 )
 def test_what_is_wrong_on_the_command_line_is_told(

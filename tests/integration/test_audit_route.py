@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -296,6 +297,31 @@ def test_a_trail_without_a_table_waits_and_says_what_to_do(engine: sa.Engine) ->
             connection.execute(sa.text("ALTER TABLE away RENAME TO outbox_audit"))
         assert publisher.publish(events(1)) == [PUBLISHED]
         publisher.probe()
+
+
+REFUSALS = {
+    "sqlite": [
+        "CREATE TRIGGER no BEFORE INSERT ON outbox_audit BEGIN SELECT RAISE(ABORT, 'no'); END"
+    ],
+    "postgresql": ["ALTER TABLE outbox_audit ADD CONSTRAINT no CHECK (sequence < 3)"],
+    "mysql": ["ALTER TABLE outbox_audit ADD CONSTRAINT no CHECK (sequence < 3)"],
+}
+
+
+def test_a_table_that_refuses_the_records_is_told_at_once(engine: sa.Engine) -> None:
+    name = "mysql" if engine.dialect.name == "mariadb" else engine.dialect.name
+    with closing(AuditPublisher(engine.url, 30)) as publisher:
+        assert publisher.publish(events(2)) == [PUBLISHED] * 2
+        with engine.begin() as connection:
+            for statement in REFUSALS[name]:
+                connection.exec_driver_sql(statement)
+        begun = time.monotonic()
+        outcomes = publisher.publish(events(2, first=3))
+        assert time.monotonic() - begun < 10
+    for outcome in outcomes:
+        assert isinstance(outcome, Retry)
+        assert isinstance(outcome.error, DestinationRefusedError)
+        assert "refuses the" in str(outcome.error)
 
 
 def test_whoever_holds_the_table_holds_the_route_up_and_repeats_nothing(

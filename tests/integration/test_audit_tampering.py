@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import random
 from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
 import sqlalchemy as sa
 
 from outbox.audit.chain import START, Anchor, ChainBrokenError, Finding, Head, verified
+from outbox.audit.record import to_json
 from outbox.audit.store import TableChain
 from outbox.table import outbox_audit
+from outbox.testing import envelope
 from outbox.transports.audit.publishing import AuditPublisher, _values
 from tests.auditing import WAYS, events, rewrite
 
@@ -100,43 +104,121 @@ def test_what_was_cut_off_or_computed_anew_is_told_by_what_was_known(
         alter(engine, kept)
 
 
-STRANGE: list[tuple[str, str]] = [
-    ("postgres_engine", "time = 'infinity'"),
-    ("postgres_engine", "time = '-infinity'"),
-    ("postgres_engine", "time = '0044-03-15 BC'"),
-    ("postgres_engine", "time = time + interval '1 microsecond'"),
-    ("postgres_engine", "data_digest = ''"),
-    ("postgres_engine", "version = -1"),
-    ("sqlite_engine", "time = 'yesterday'"),
-    ("sqlite_engine", "time = x'00ff'"),
-    ("sqlite_engine", "actor = x'ff'"),
-    ("sqlite_engine", "actor = CAST(x'ff' AS TEXT)"),
-    ("sqlite_engine", "version = 'one'"),
-    ("sqlite_engine", "version = 1.5"),
-    ("sqlite_engine", "hash = 'text'"),
-    ("sqlite_engine", "previous_hash = 7"),
-    ("sqlite_engine", "type = 1"),
-    ("mariadb_engine", "event_id = x'ff'"),
-    ("mariadb_engine", "partition_key = x'ff'"),
-    ("mariadb_engine", "time = TIMESTAMPADD(MICROSECOND, 1, time)"),
-    ("mariadb_engine", "hash = 'text'"),
-    ("mariadb_engine", "subject = ''"),
-]
+TEXTS = ("event_id", "source", "type", "subject", "partition_key", "actor", "correlation_id")
+ERA = (
+    "CAST(to_char(time AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US') || '+00 BC' AS timestamptz)"
+)
+STRANGE: dict[str, list[str]] = {
+    "postgres_engine": [
+        "time = 'infinity'",
+        "time = '-infinity'",
+        "time = '0044-03-15 BC'",
+        f"time = {ERA}",
+        "time = time + interval '10000 years'",
+        "time = time + interval '1 microsecond'",
+        "data_digest = ''",
+        "version = -1",
+    ],
+    "sqlite_engine": [
+        "time = 'yesterday'",
+        "time = x'00ff'",
+        "time = CAST(time AS BLOB)",
+        "time = replace(time, '.000000Z', 'Z')",
+        "time = time || char(0) || 'x'",
+        "actor = x'ff'",
+        "actor = CAST(x'ff' AS TEXT)",
+        "version = 'one'",
+        "version = 1.5",
+        "hash = 'text'",
+        "hash = CAST(hash AS TEXT)",
+        "data_digest = ''",
+        "previous_hash = 7",
+        "type = 1",
+        # They look the same, and no look-up finds them.
+        *(f"{name} = CAST({name} AS BLOB)" for name in TEXTS),
+    ],
+    "mariadb_engine": [
+        "event_id = x'ff'",
+        "partition_key = x'ff'",
+        "time = TIMESTAMPADD(MICROSECOND, 1, time)",
+        "hash = 'text'",
+        "subject = ''",
+    ],
+}
+ODD = "a\ufffd\\xff b'x'"
+"""A text that others are easily taken for: those that are no text, read somehow."""
+LOOKALIKES = {
+    "postgres_engine": [],
+    "sqlite_engine": ["x'61ff5c7866662062277827'", "CAST(x'61efbfbdff2062277827' AS TEXT)"],
+    "mariadb_engine": ["x'61ff5c7866662062277827'"],
+}
 
 
-@pytest.mark.parametrize("name", ["postgres_engine", "sqlite_engine", "mariadb_engine"])
+@pytest.mark.parametrize("name", STRANGE)
 def test_a_value_that_nothing_would_write_is_a_change_like_any_other(
     request: pytest.FixtureRequest, name: str
 ) -> None:
     engine: sa.Engine = request.getfixturevalue(name)
+    odd = envelope("t", ODD, sequence=5, actor=ODD, correlation_id="c-1")
+    odd = replace(odd, subject="s", time=datetime(2026, 5, 1, tzinfo=UTC))
     with closing(AuditPublisher(engine.url, 30)) as publisher:
-        publisher.publish(events(10))
+        publisher.publish([*events(4), odd, *events(5, first=6)])
     before = read(engine)
-    for _, change in [each for each in STRANGE if each[0] == name]:
-        statement = f"UPDATE outbox_audit SET {change} WHERE position = 5"
-        with engine.begin() as connection:
-            connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
+    changes = STRANGE[name] + [f"partition_key = {each}" for each in LOOKALIKES[name]]
+    if name == "sqlite_engine":
+        changes += [f"actor = {each}" for each in LOOKALIKES[name]]
+    for change in changes:
+        sql(engine, f"UPDATE outbox_audit SET {change} WHERE position = 5")
+        assert read(engine) != before, change
         found = finding(engine)
         assert (change, found.kind, found.position) == (change, "changed", 5)
+        assert [to_json(record) for record in read(engine)], "an export shows it all the same"
         alter(engine, before)
     assert read(engine) == before
+    assert list(verified(TableChain(engine)))
+
+
+RETYPED = {
+    "postgres_engine": [
+        ("ALTER COLUMN data_digest DROP NOT NULL", "data_digest = NULL", 5),
+        ("ALTER COLUMN hash DROP NOT NULL", "hash = NULL", 5),
+        ("ALTER COLUMN event_id DROP NOT NULL", "event_id = NULL", 5),
+        ("ALTER COLUMN time DROP NOT NULL", "time = NULL", 5),
+        ("ALTER COLUMN version TYPE numeric", "version = 1.5", 1),
+        ("ALTER COLUMN data_digest TYPE text USING encode(data_digest, 'hex')", "version = 1", 1),
+        ("ALTER COLUMN actor TYPE bytea USING convert_to(actor, 'UTF8')", "version = 1", 1),
+        ("ALTER COLUMN position TYPE numeric", "version = 1", 0),
+        (
+            "DROP CONSTRAINT outbox_audit_pkey, ALTER COLUMN position DROP NOT NULL",
+            "position = NULL",
+            0,
+        ),
+    ],
+    "mariadb_engine": [
+        ("MODIFY data_digest BINARY(32) NULL", "data_digest = NULL", 5),
+        ("MODIFY event_id VARBINARY(255) NULL", "event_id = NULL", 5),
+        ("MODIFY version DECIMAL(5, 1)", "version = 1.5", 1),
+        ("MODIFY actor LONGBLOB", "version = 1", 1),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "alteration", "change", "position"),
+    [(name, *each) for name, found in RETYPED.items() for each in found],
+)
+def test_a_column_of_another_type_is_a_change_like_any_other(
+    request: pytest.FixtureRequest, name: str, alteration: str, change: str, position: int
+) -> None:
+    engine: sa.Engine = request.getfixturevalue(name)
+    with closing(AuditPublisher(engine.url, 30)) as publisher:
+        publisher.publish(events(10))
+    sql(engine, f"ALTER TABLE outbox_audit {alteration}")
+    sql(engine, f"UPDATE outbox_audit SET {change} WHERE position = 5")
+    found = finding(engine)
+    assert (found.kind, found.position) == ("changed", position)
+
+
+def sql(engine: sa.Engine, statement: str) -> None:
+    with engine.begin() as connection:
+        connection.exec_driver_sql(statement, execution_options={"no_parameters": True})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -16,9 +17,15 @@ from outbox.audit.chain import (
     starting_at,
     verified,
 )
+from outbox.audit.checkpoint import read_checkpoint
 from outbox.audit.record import is_intact
+from outbox.cli.audit import Walk
+from outbox.errors import ConfigurationError
 from outbox.rows import Rows
 from tests.auditing import WAYS, Listed, events, records, rewrite
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 COUNT = 40
 
@@ -66,8 +73,31 @@ def test_what_was_done_is_named_with_its_record(way: str, seed: int) -> None:
 PAGE_END = 6
 
 
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_what_was_verified_is_noted_and_a_note_that_fails_hides_no_finding(
+    tmp_path: Path, *, is_lost: bool
+) -> None:
+    chain = records(COUNT)
+    chain[20] = chain[20]._replace(actor="x")
+    path = tmp_path / "none" / "walk.json" if is_lost else tmp_path / "walk.json"
+    with pytest.raises(ChainBrokenError, match="position 21"):
+        Walk(Listed(chain), START, path, None).run([], None)
+    if not is_lost:
+        assert read_checkpoint(path).head == Head(14, chain[13].hash)
+    with pytest.raises(ConfigurationError, match="cannot write the checkpoint"):
+        Walk(Listed(records(COUNT)), START, tmp_path / "none" / "walk.json", None).run([], None)
+
+
+def test_a_copy_far_away_is_found_at_once() -> None:
+    chain = records(COUNT)
+    copy = chain[11]._replace(position=9_000_000_000_000_000_000)
+    found = finding(Listed([*chain, copy]))
+    assert (found.kind, found.position) == ("inserted", copy.position)
+    assert "a copy of what stands at position 12" in found.reason
+
+
 @pytest.mark.parametrize("left", [0, 1, PAGE_END, PAGE_END + 1, 30])
-def test_what_is_missing_at_the_end_is_told_by_an_anchor_alone(left: int) -> None:
+def test_what_is_missing_at_the_end_is_lost_by_an_anchor_alone(left: int) -> None:
     whole = Listed(records(COUNT))
     cut = Listed(whole.records[:left])
     assert sum(map(len, verified(cut))) == left
@@ -77,7 +107,7 @@ def test_what_is_missing_at_the_end_is_told_by_an_anchor_alone(left: int) -> Non
 
 
 @pytest.mark.parametrize("at", [0, 5, 20, 34])
-def test_a_chain_that_was_computed_anew_is_told_by_an_anchor_alone(at: int) -> None:
+def test_a_chain_that_was_computed_anew_is_lost_by_an_anchor_alone(at: int) -> None:
     whole = Listed(records(COUNT))
     anew = Listed(rewrite(whole.records, at))
     assert sum(map(len, verified(anew))) == COUNT

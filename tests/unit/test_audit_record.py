@@ -149,3 +149,18 @@ def test_a_record_without_a_member_says_which() -> None:
     del found["time"]
     with pytest.raises(ValueError, match="no member 'time'"):
         from_json(found)
+
+
+@pytest.mark.parametrize(
+    ("changed", "name"),
+    [
+        ({"note": "approved"}, "note"),
+        ({"sequence": "+1"}, "sequence"),
+        ({"sequence": " 1"}, "sequence"),
+        ({"hash": "AB" * 32}, "hash"),
+    ],
+)
+def test_what_no_hash_covers_is_no_record(changed: dict[str, str], name: str) -> None:
+    found = {**to_json(records(1)[0]), **changed}
+    with pytest.raises(ValueError, match=f"its member '{name}' is none, or is not written"):
+        from_json(found)

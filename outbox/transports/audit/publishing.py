@@ -13,6 +13,7 @@ frozen at, the server has it whole, or not at all, and holds no lock for it.
 
 from __future__ import annotations
 
+import random
 import time
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -50,6 +51,8 @@ SHARE: Final = 0.8
 """The part of a publish's time-out after which it is given up."""
 IDS: Final = 500
 """Events that are looked for at once where a list is so many parameters."""
+PAUSE_SECONDS: Final = 0.01
+"""The longest pause of whom somebody else was faster than."""
 IDLE_SECONDS: Final = 2
 """On MariaDB, where an append may be several statements, a frozen relay holds locks so long."""
 
@@ -78,6 +81,9 @@ _RECORDS: Final = sa.text(
 )
 _INSERT: Final = sa.insert(audit).inline()
 _KNOWN: Final = sa.select(audit.c.event_id, audit.c.source, audit.c.sequence)
+_RAISED: Final = "P0001"
+_RAISED_NUMBERS: Final = frozenset({1644, 3819, 4025})
+"""What a trigger raises, and constraints of MySQL and MariaDB."""
 _WRONG: Final = ("42", "3F", "28", "3D")
 """Classes of SQLSTATE that only an operator cures: no such table, right, role or database."""
 
@@ -100,6 +106,7 @@ class AuditPublisher:
         error: TransientError | None = None
         try:
             while rows and not self._append(rows):
+                time.sleep(random.uniform(0, PAUSE_SECONDS))  # noqa: S311  # not a secret
                 if time.monotonic() > self._deadline:
                     error = TransientError("others append to the audit trail all the time")
                     break
@@ -129,6 +136,7 @@ class AuditPublisher:
     def _append(self, rows: Sequence[Row]) -> bool:
         """Append what is not there yet; return False where somebody else appended meanwhile."""
         head = self._head
+        is_read = head is None
         if head is None:
             with self._engine.connect() as connection:
                 self._bound(connection)
@@ -140,6 +148,9 @@ class AuditPublisher:
             try:
                 self._insert(records)
             except IntegrityError:
+                # Somebody was first, or the table refuses the records whoever else appends.
+                if is_read and self._read_head() == head:
+                    raise
                 return False
             except DBAPIError as exc:
                 if mysql_number(exc) in CONFLICT_NUMBERS:
@@ -148,6 +159,11 @@ class AuditPublisher:
             head = Head(records[-1].position, records[-1].hash)
         self._head = head
         return True
+
+    def _read_head(self) -> Head:
+        with self._engine.connect() as connection:
+            self._bound(connection)
+            return head_of(connection) or START
 
     def _insert(self, records: Sequence[Record]) -> None:
         if self._engine.dialect.name == "postgresql":
@@ -207,6 +223,11 @@ class AuditPublisher:
         if state == "42P01" or number in MISSING_NUMBERS or code == "SQLITE_ERROR":
             return DestinationRefusedError(
                 f"the audit trail of {name} is missing or old ({reason}): run `outbox migrate`"
+            )
+        if isinstance(exc, IntegrityError) or number in _RAISED_NUMBERS or state == _RAISED:
+            return DestinationRefusedError(
+                f"{name} refuses the records: {reason}; has outbox_audit triggers or constraints"
+                " that are not those of `outbox migrate`?"
             )
         if number in REFUSED_NUMBERS or (state or "").startswith(_WRONG):
             return DestinationRefusedError(
