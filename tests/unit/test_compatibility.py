@@ -201,6 +201,29 @@ def test_another_key_is_another_order() -> None:
     assert compare({"x-key": "a"}, {"x-key": "a", "x-owner": "b"}) == []
 
 
+def test_a_field_that_became_personal_or_anothers_has_another_meaning() -> None:
+    def marked(subject: Any, **others: Any) -> Any:
+        name = {"type": "string", **({} if subject is None else {"x-personal": subject})}
+        either = {"anyOf": [name, {"type": "null"}]}
+        properties = {"a": name, "b": either, "c": {"type": "array", "items": name}, **others}
+        return {"type": "object", "properties": properties}
+
+    places = ["/a", "/b", "/c/*"]
+    for was, now in ((None, "id"), ("id", None), ("id", "customer")):
+        found = compare(marked(was), marked(now))
+        assert [(each.field, each.kind, each.breaks) for each in found] == [
+            (place, "personal changed", (B, F)) for place in places
+        ]
+    assert compare(marked("id"), marked("id", d={"type": "string", "x-personal": "id"})) == []
+
+
+def test_a_default_that_was_changed_in_a_union_without_a_tag_is_found() -> None:
+    old, new = (make("Line", sku=(str, default), b=(int, ...)) for default in ("x", "y"))
+    (found,) = compare(schema(one(old | Card | Line)), schema(one(new | Card | Line)))
+    assert (found.field, found.kind) == ("/a/sku", "default changed")
+    assert compare(schema(one(old | Line)), schema(one(old | LineWithNote))) == []
+
+
 def test_what_is_not_understood_breaks_and_says_so() -> None:
     (found,) = compare({"type": "object"}, {"type": "object", "not": {"required": ["a"]}})
     assert (found.kind, found.breaks, found.is_certain) == ("cannot tell", (B,), False)
@@ -224,6 +247,53 @@ def test_a_class_that_contains_itself_is_compared() -> None:
     assert compare(schema(Node), schema(Node)) == []
     assert "/name" in [each.field for each in compare(schema(Node), schema(Changed))]
     assert compare(schema(Node), schema(same)) == []
+
+
+class Never(BaseModel):
+    kind: Literal["never"]
+
+
+class Not(BaseModel):
+    kind: Literal["not"]
+    rule: Rule
+
+
+class Both(BaseModel):
+    kind: Literal["both"]
+    left: Rule
+    right: Rule | None = None
+
+
+class NotWithNote(BaseModel):
+    kind: Literal["not"]
+    rule: ChangedRule
+    note: str = ""
+
+
+class BothWithReason(BaseModel):
+    kind: Literal["both"]
+    left: ChangedRule
+    right: ChangedRule | None = None
+    reason: str
+
+
+Rule = Annotated[Never | Not | Both, Field(discriminator="kind")]
+ChangedRule = Annotated[Never | NotWithNote | BothWithReason, Field(discriminator="kind")]
+
+
+@pytest.mark.timeout(60)  # by every path through the union it would be hours
+def test_a_union_whose_members_contain_it_is_compared_once() -> None:
+    assert compare(schema(one(Rule)), schema(one(Rule, b=(str, "")))) == []
+    found = compare(schema(one(Rule)), schema(one(ChangedRule)), B)
+    assert ("/a/reason", "newly required") in {(each.field, each.kind) for each in found}
+
+
+@pytest.mark.timeout(60)
+def test_a_long_enum_is_compared_as_fast_as_it_is_read() -> None:
+    names = [f"v{number}" for number in range(2_000)]
+    old, new = ({"enum": names[:count]} for count in (1_999, 2_000))
+    (found,) = compare(old, new)
+    assert (found.kind, found.breaks) == ("values added", (F,))
 
 
 def test_a_schema_of_several_parts_for_one_object_is_not_closed() -> None:

@@ -138,6 +138,11 @@ UNKNOWN: list[tuple[Any, Any]] = [
     (STRING, {"not": INTEGER}),
     (an_array(), {"contains": INTEGER}),
     (an_object(), {"dependentRequired": {"a": ["b"]}}),
+    (an_array(contains=INTEGER, minContains=0), an_array(contains=INTEGER)),
+    (
+        an_object(others=None, a=INTEGER, b=STRING) | {"unevaluatedProperties": False},
+        an_object(others=None, a=INTEGER) | {"unevaluatedProperties": False},
+    ),
     (an_object(), {"if": {"required": ["a"]}, "then": {"required": ["b"]}}),
     (INTEGER, {"oneOf": [NUMBER, INTEGER]}),
     (STRING | {"pattern": "^aa"}, STRING | {"pattern": "^a"}),
