@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import typing_extensions
 from pydantic import BaseModel, PydanticSchemaGenerationError, PydanticUserError, TypeAdapter
 from pydantic.errors import PydanticInvalidForJsonSchema
-from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import PydanticSerializationError, ValidationError, from_json, to_json
 
 from outbox import attrs_class
 from outbox.errors import EventDefinitionError, InvalidEventError, UnregisteredEventError
 from outbox.personal import PersonalField, RecursionInPersonalError, marked
+from outbox.schema.generator import Generator
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -83,7 +83,7 @@ class EventType:
         """
         try:
             return self.adapter.json_schema(
-                by_alias=True, schema_generator=_SchemaGenerator, mode="serialization"
+                by_alias=True, schema_generator=Generator, mode="serialization"
             )
         except PydanticInvalidForJsonSchema as exc:
             raise EventDefinitionError(
@@ -285,7 +285,7 @@ def event(
         )
         raise EventDefinitionError(msg)
     number: object = version  # what is written may be anything
-    if not isinstance(number, int) or number < 1:
+    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
         msg = f"the version of {type} is {version!r}; versions are counted from 1"
         raise EventDefinitionError(msg)
     if isinstance(examples, str | bytes | dict):
@@ -391,13 +391,6 @@ def _first_paragraph(cls: type) -> str | None:
     if text.startswith(f"{cls.__name__}("):  # what `dataclass` writes by itself
         return None
     return " ".join(text.partition("\n\n")[0].split()) or None
-
-
-class _SchemaGenerator(GenerateJsonSchema):
-    """Makes the JSON Schema of a type without warnings, which nobody could act upon."""
-
-    # A default that JSON does not know is left out: it is no part of the wire.
-    ignored_warning_kinds = {"skipped-choice", "non-serializable-default"}  # noqa: RUF012  # as declared
 
 
 def place(cls: type) -> str:

@@ -114,7 +114,8 @@ def upcast(cls: type, *, from_version: int) -> Callable[[Function], Function]:
     """
     event_type = catalogue.of(cls)
     number: object = from_version  # what is written may be anything
-    if not isinstance(number, int) or not 1 <= number < event_type.version:
+    is_number = isinstance(number, int) and not isinstance(number, bool)
+    if not is_number or not 1 <= from_version < event_type.version:
         raise EventDefinitionError(
             f"an upcaster of {place(cls)}, which is {event_type}, starts from version"
             f" {from_version!r}: it lifts from a version below {event_type.version}, 1 or more"

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from outbox.schema.generator import CONSTRAINTS
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -174,7 +176,7 @@ class Objects(_Shape):
 Shape: TypeAlias = Value | Numbers | Strings | Arrays | Objects
 
 _RIDDLES: Final[dict[type | None, tuple[str, ...]]] = {
-    None: ("not", "if", "then", "else", "$dynamicRef", "$id"),
+    None: ("not", "if", "then", "else", "$dynamicRef", "$id", CONSTRAINTS),
     Arrays: ("contains", "minContains", "maxContains", "unevaluatedItems"),
     Objects: ("dependentRequired", "dependentSchemas", "unevaluatedProperties"),
 }

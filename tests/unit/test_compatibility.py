@@ -4,16 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from datetime import date, datetime
+import functools
+import operator
+from datetime import date, datetime, timedelta
+from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 import pytest
 from hypothesis import HealthCheck, Phase, assume, find, given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, create_model
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PastDatetime,
+    Tag,
+    TypeAdapter,
+    computed_field,
+    create_model,
+)
 
 from outbox.schema.compatibility import as_written, compare
 from outbox.schema.finding import Finding, Mode
+from outbox.schema.generator import Generator
 from tests.schemas import POOL, changed, documents, instances, is_schema, is_valid, validity
 
 B, F = Mode.BACKWARD, Mode.FORWARD
@@ -57,6 +72,29 @@ class Voucher(BaseModel):
     kind: Literal["voucher"]
 
 
+class Post(BaseModel):
+    kind: Literal["post"] = "post"
+    to: str
+
+
+class PostWithNote(BaseModel):
+    kind: Literal["post"] = "post"
+    to: str
+    note: str = ""
+
+
+class Pickup(BaseModel):
+    kind: Literal["pickup"] = "pickup"
+
+
+class Total(BaseModel):
+    net: int
+
+    @computed_field
+    def gross(self) -> int:
+        return self.net * 2
+
+
 make: Any = create_model  # its types know no fields by name
 
 
@@ -74,12 +112,22 @@ def strict(**fields: Any) -> Any:
 
 
 def schema(cls: Any) -> Any:
-    return TypeAdapter(cls).json_schema(mode="serialization")
+    return TypeAdapter(cls).json_schema(mode="serialization", schema_generator=Generator)
 
 
 Short = Annotated[str, Field(max_length=3)]
 Union = Annotated[Card | Cash, Field(discriminator="kind")]
 WiderUnion = Annotated[Card | Cash | Voucher, Field(discriminator="kind")]
+
+DefaultTags = Annotated[Post | Pickup, Field(discriminator="kind")]
+DefaultTagsGrown = Annotated[PostWithNote | Pickup, Field(discriminator="kind")]
+
+
+def told_apart(*classes: Any) -> Any:
+    """A union whose members a function tells apart."""
+    tagged = [Annotated[cls, Tag(str(number))] for number, cls in enumerate(classes)]
+    return Annotated[functools.reduce(operator.or_, tagged), Discriminator(str)]
+
 
 COMPATIBLE: list[tuple[Any, Any]] = [
     (one(int), one(int, b=(str, ""))),
@@ -90,6 +138,11 @@ COMPATIBLE: list[tuple[Any, Any]] = [
     (one(str | None, None), one(str | None, None, b=(int | None, None))),
     (one(list[Line]), one(list[LineWithNote])),
     (one(Union), one(Annotated[Cash | Card, Field(discriminator="kind")])),
+    (one(DefaultTags), one(DefaultTags, b=(int, 0))),
+    (one(list[DefaultTags]), one(list[DefaultTagsGrown])),
+    (one(told_apart(Line, Card)), one(told_apart(LineWithNote, Card))),
+    (one(Annotated[float, Field(lt=float("inf"))]), one(float)),
+    (one(dict[int, int]), one(dict[int, int], b=(int, 0))),
 ]
 
 BREAKING: list[tuple[Any, Any, list[tuple[str, str, tuple[Mode, ...]]]]] = [
@@ -134,7 +187,42 @@ BREAKING: list[tuple[Any, Any, list[tuple[str, str, tuple[Mode, ...]]]]] = [
         [("/b", "not allowed", (B,)), ("/b", "removed", (F,))],
     ),
     (one(int), strict(a=int), []),
+    (one(dict[str, int]), one(dict[int, int]), [("/a/*", "not allowed", (B,))]),
 ]
+
+UNSAID: list[tuple[Any, Any]] = [
+    (Decimal, Annotated[Decimal, Field(gt=0)]),
+    (Decimal, Annotated[Decimal, Field(max_digits=4, decimal_places=2)]),
+    (datetime, AwareDatetime),
+    (datetime, PastDatetime),
+    (date, Annotated[date, Field(gt=date(2026, 1, 1))]),
+    (timedelta, Annotated[timedelta, Field(gt=timedelta(0))]),
+    (dict[int, int], dict[Annotated[int, Field(gt=0)], int]),
+]
+
+
+@pytest.mark.parametrize(("wide", "narrow"), UNSAID)
+def test_what_a_class_refuses_and_json_schema_cannot_say_is_not_told(
+    wide: Any, narrow: Any
+) -> None:
+    for old, new, mode in ((wide, narrow, B), (narrow, wide, F)):
+        (found,) = compare(schema(one(old)), schema(one(new)))
+        assert (found.field, found.kind, found.breaks) == ("/a", "cannot tell", (mode,))
+    assert compare(schema(one(narrow)), schema(one(narrow, b=(int, 0)))) == []
+
+
+def test_a_dict_takes_no_key_but_those_of_its_pattern() -> None:
+    old, new = dict[str, int], dict[Annotated[str, Field(pattern="^[0-9]+$")], int]
+    (found,) = compare(schema(one(old)), schema(one(new)))
+    assert (found.field, found.kind, found.breaks) == ("/a/*", "not allowed", (B,))
+
+
+def test_a_computed_field_is_read_by_others_and_not_by_its_class() -> None:
+    plain = make("Total", net=(int, ...))
+    assert compare(schema(plain), schema(Total)) == []
+    assert [(each.kind, each.breaks) for each in compare(schema(Total), schema(plain))] == [
+        ("removed", (F,))
+    ]
 
 
 @pytest.mark.parametrize(("old", "new"), COMPATIBLE)
