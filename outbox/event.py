@@ -22,6 +22,7 @@ from pydantic.errors import PydanticInvalidForJsonSchema
 from pydantic_core import PydanticSerializationError, ValidationError, from_json, to_json
 
 from outbox import attrs_class
+from outbox.declaration import Site, site
 from outbox.errors import EventDefinitionError, InvalidEventError, UnregisteredEventError
 from outbox.personal import PersonalField, RecursionInPersonalError, marked
 from outbox.schema.generator import Generator
@@ -53,6 +54,8 @@ class EventType:
     owner: str | None = None
     """Who answers for it, for instance a team."""
     given_examples: tuple[Any, ...] = dataclasses.field(default=(), compare=False)
+    site: Site | None = dataclasses.field(default=None, compare=False)
+    """Where it was declared."""
 
     @cached_property
     def examples(self) -> Sequence[Any]:
@@ -228,10 +231,12 @@ class Catalogue:
         name = (event_type.name, event_type.version)
         known = self._by_name.get(name)
         # The same class again is a reload of its module, not a clash.
-        if known is not None and place(known.cls) != place(event_type.cls):
+        if known is not None and (
+            place(known.cls) != place(event_type.cls) or _are_beside(known.site, event_type.site)
+        ):
             msg = (
-                f"{event_type} is declared twice: by {_place_in_file(known.cls)} and by"
-                f" {_place_in_file(event_type.cls)}; give one of them another type or version"
+                f"{event_type} is declared twice: by {_declared(known)} and by"
+                f" {_declared(event_type)}; give one of them another type or version"
             )
             raise EventDefinitionError(msg)
         if event_type.is_complete:
@@ -290,6 +295,7 @@ def event(
         raise EventDefinitionError(msg)
     if isinstance(examples, str | bytes | dict):
         raise EventDefinitionError(f"the examples of {type} v{version} are no list of events")
+    here = site()
     texts: dict[str, object] = {"description": description, "owner": owner}  # the same
     for name, text in texts.items():
         if text is not None and not (isinstance(text, str) and text.strip()):
@@ -307,7 +313,8 @@ def event(
         text = description or _first_paragraph(cls)
         if typing_extensions.is_typeddict(cls):
             cls = _dict_class(cls)
-        catalogue.add(EventType(type, version, key, cls, adapter, text, owner, tuple(examples)))
+        given = tuple(examples)
+        catalogue.add(EventType(type, version, key, cls, adapter, text, owner, given, here))
         return cls
 
     return register
@@ -396,6 +403,17 @@ def _first_paragraph(cls: type) -> str | None:
 def place(cls: type) -> str:
     """Name a class by its module."""
     return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _declared(event_type: EventType) -> str:
+    """Name a class by its module and by where it was declared."""
+    if event_type.site is None:
+        return _place_in_file(event_type.cls)
+    return f"{place(event_type.cls)} ({event_type.site})"
+
+
+def _are_beside(one: Site | None, other: Site | None) -> bool:
+    return one is not None and other is not None and one.is_beside(other)
 
 
 def _place_in_file(cls: type) -> str:
