@@ -52,6 +52,8 @@ class Kind(Enum):
     """An object without this property."""
     EXTRA = "extra"
     """An object, or an array, with this one."""
+    NAME = "name"
+    """A property of this name."""
     UNIQUE = "unique"
     UNKNOWN = "unknown"
     """Something about a constraint that is not understood."""
@@ -240,13 +242,13 @@ class _Comparison:
                 if _is_possible(shape, name):
                     answer = admits((part,), name)
                     if answer is False:
-                        yield where.below(name).gap(Kind.EXTRA, shapes(shape.about(name)))
+                        yield where.below(name).gap(Kind.NAME, shapes(shape.about(name)))
                     elif answer is None:
                         yield where.below(name).riddle([])
             if shapes(shape.rest) or any(layer.patterns for layer in shape.layers):
                 strings = Part({"type": "string"}, {})
                 for gap in self.parts((*shape.names, strings), (part,), where.path):
-                    yield replace(gap, path=(*where.path, EACH), kind=Kind.EXTRA)
+                    yield replace(gap, path=(*where.path, EACH), kind=Kind.NAME)
 
 
 @dataclass(frozen=True, slots=True)

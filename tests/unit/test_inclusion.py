@@ -122,8 +122,8 @@ NOT_INCLUDED: list[tuple[Any, Any, Kind, tuple[str, ...]]] = [
     (an_object(), an_object(others=False), Kind.EXTRA, ("*",)),
     (an_object(others=STRING), an_object(others=INTEGER), Kind.TYPE, ("*",)),
     (an_object(), {"type": "object", "maxProperties": 1}, Kind.LENGTH, ()),
-    (an_object(), {"type": "object", "propertyNames": {"pattern": "^a"}}, Kind.EXTRA, ("*",)),
-    (an_object(others=False, b=STRING), {"propertyNames": {"pattern": "^a"}}, Kind.EXTRA, ("b",)),
+    (an_object(), {"type": "object", "propertyNames": {"pattern": "^a"}}, Kind.NAME, ("*",)),
+    (an_object(others=False, b=STRING), {"propertyNames": {"pattern": "^a"}}, Kind.NAME, ("b",)),
     (
         {"type": "object", "patternProperties": {"^x": STRING}},
         {"type": "object", "patternProperties": {"^x": INTEGER}},
