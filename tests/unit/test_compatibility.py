@@ -29,7 +29,7 @@ from pydantic import (
 from outbox.schema.compatibility import as_written, compare
 from outbox.schema.finding import Finding, Mode
 from outbox.schema.generator import Generator
-from tests.schemas import POOL, changed, documents, instances, is_schema, is_valid, validity
+from tests.schemas import POOL, changed, documents, instances, is_schema, is_valid, unions, validity
 
 B, F = Mode.BACKWARD, Mode.FORWARD
 
@@ -431,7 +431,23 @@ def test_findings_say_the_same_of_both_directions_once() -> None:
 )
 @given(st.data())
 def test_what_is_compatible_is_valid_as_it_is_written(data: st.DataObject) -> None:
-    old = data.draw(documents())
+    hold(data, data.draw(documents()))
+
+
+@settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    database=None,
+    phases=[Phase.generate],
+)
+@given(st.data())
+def test_what_is_compatible_is_valid_also_of_unions_that_recur(data: st.DataObject) -> None:
+    hold(data, data.draw(unions()))
+
+
+def hold(data: st.DataObject, old: Any) -> None:
+    """Change a schema, and hold what is said of it to JSON Schema's own semantics."""
     new = data.draw(changed(old))
     assume(old != new and is_schema(old) and is_schema(new))
     for mode, writer, reader in ((B, old, new), (F, new, old)):
