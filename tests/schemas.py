@@ -150,7 +150,7 @@ def unions(draw: Draw) -> dict[str, Any]:
         st.just({"anyOf": [union, {"type": "null"}]}),
         st.just({"type": "array", "items": union}),
     )
-    definitions = {}
+    definitions: dict[str, Any] = {"One": {"type": "integer"}, "Two": {"type": "string"}}
     for name in names:
         own = draw(st.dictionaries(st.sampled_from(NAMES), inner, max_size=2))
         required = ["kind"] if is_tag_in_class else []
