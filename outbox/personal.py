@@ -147,12 +147,12 @@ def _walk(
         subject = schema[KEYWORD]
         yield path, subject if isinstance(subject, str) else None
         return
-    reference = schema.get("$ref")
-    if reference is not None:
-        name = reference.rpartition("/")[2]
+    name = str(schema.get("$ref", "")).rpartition("/")[2]
+    # A union that recurs has endless places in which nothing is to be found.
+    if name and _is_marked_below(definitions[name], definitions, set()):
         if name not in open_:
             yield from _walk(definitions[name], definitions, path, {**open_, name: path})
-        elif path != open_[name] and _is_marked_below(definitions[name], definitions, set()):
+        elif path != open_[name]:
             raise RecursionInPersonalError(name)
     for keyword in ("anyOf", "oneOf", "allOf"):
         for each in schema.get(keyword, ()):

@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 import outbox
 from outbox.errors import EventDefinitionError, InvalidEventError
 from outbox.event import catalogue
-from outbox.personal import PersonalField
+from outbox.personal import PersonalField, marked
 
 
 @attrs.define
@@ -276,6 +276,14 @@ def test_a_personal_field_in_a_class_that_contains_itself_is_refused() -> None:
         class Endless(BaseModel):
             id: str
             person: Person
+
+
+@pytest.mark.timeout(60)  # by every path it would be years
+def test_a_union_that_recurs_is_not_searched_by_every_path() -> None:
+    names = [f"Rule{number}" for number in range(20)]
+    union = {"oneOf": [{"$ref": f"#/$defs/{name}"} for name in names]}
+    rule = {"properties": {"left": union, "right": union}}
+    assert list(marked({**union, "$defs": dict.fromkeys(names, rule)})) == []
 
 
 def test_a_class_that_names_a_later_one_is_checked_when_all_is_imported() -> None:
