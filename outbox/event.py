@@ -19,14 +19,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import typing_extensions
 from pydantic import BaseModel, PydanticSchemaGenerationError, PydanticUserError, TypeAdapter
 from pydantic.errors import PydanticInvalidForJsonSchema
-from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import PydanticSerializationError, ValidationError, from_json, to_json
 
 from outbox import attrs_class
+from outbox.declaration import Site, site
 from outbox.errors import EventDefinitionError, InvalidEventError, UnregisteredEventError
 from outbox.marked import MisplacedError, marked
 from outbox.personal import PersonalField
 from outbox.problems import without_values
+from outbox.schema.generator import Generator
 from outbox.sealing import has_token
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ class EventType:
     owner: str | None = None
     """Who answers for it, for instance a team."""
     given_examples: tuple[Any, ...] = dataclasses.field(default=(), compare=False)
+    site: Site | None = dataclasses.field(default=None, compare=False)
+    """Where it was declared."""
 
     @cached_property
     def examples(self) -> Sequence[Any]:
@@ -84,7 +87,7 @@ class EventType:
         """
         try:
             return self.adapter.json_schema(
-                by_alias=True, schema_generator=_SchemaGenerator, mode="serialization"
+                by_alias=True, schema_generator=Generator, mode="serialization"
             )
         except PydanticInvalidForJsonSchema as exc:
             raise EventDefinitionError(
@@ -255,10 +258,12 @@ class Catalogue:
         name = (event_type.name, event_type.version)
         known = self._by_name.get(name)
         # The same class again is a reload of its module, not a clash.
-        if known is not None and place(known.cls) != place(event_type.cls):
+        if known is not None and (
+            place(known.cls) != place(event_type.cls) or _are_beside(known.site, event_type.site)
+        ):
             msg = (
-                f"{event_type} is declared twice: by {_place_in_file(known.cls)} and by"
-                f" {_place_in_file(event_type.cls)}; give one of them another type or version"
+                f"{event_type} is declared twice: by {_declared(known)} and by"
+                f" {_declared(event_type)}; give one of them another type or version"
             )
             raise EventDefinitionError(msg)
         if event_type.is_complete:
@@ -312,11 +317,12 @@ def event(
         )
         raise EventDefinitionError(msg)
     number: object = version  # what is written may be anything
-    if not isinstance(number, int) or number < 1:
+    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
         msg = f"the version of {type} is {version!r}; versions are counted from 1"
         raise EventDefinitionError(msg)
     if isinstance(examples, str | bytes | dict):
         raise EventDefinitionError(f"the examples of {type} v{version} are no list of events")
+    here = site()
     texts: dict[str, object] = {"description": description, "owner": owner}  # the same
     for name, text in texts.items():
         if text is not None and not (isinstance(text, str) and text.strip()):
@@ -334,7 +340,8 @@ def event(
         text = description or _first_paragraph(cls)
         if typing_extensions.is_typeddict(cls):
             cls = _dict_class(cls)
-        catalogue.add(EventType(type, version, key, cls, adapter, text, owner, tuple(examples)))
+        given = tuple(examples)
+        catalogue.add(EventType(type, version, key, cls, adapter, text, owner, given, here))
         return cls
 
     return register
@@ -425,16 +432,20 @@ def _first_paragraph(cls: type) -> str | None:
     return " ".join(text.partition("\n\n")[0].split()) or None
 
 
-class _SchemaGenerator(GenerateJsonSchema):
-    """Makes the JSON Schema of a type without warnings, which nobody could act upon."""
-
-    # A default that JSON does not know is left out: it is no part of the wire.
-    ignored_warning_kinds = {"skipped-choice", "non-serializable-default"}  # noqa: RUF012  # as declared
-
-
 def place(cls: type) -> str:
     """Name a class by its module."""
     return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _declared(event_type: EventType) -> str:
+    """Name a class by its module and by where it was declared."""
+    if event_type.site is None:
+        return _place_in_file(event_type.cls)
+    return f"{place(event_type.cls)} ({event_type.site})"
+
+
+def _are_beside(one: Site | None, other: Site | None) -> bool:
+    return one is not None and other is not None and one.is_beside(other)
 
 
 def _place_in_file(cls: type) -> str:

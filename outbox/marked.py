@@ -59,6 +59,8 @@ class _Walk:
         self._definitions: dict[str, Any] = {}
         self._open: dict[str, Path] = {}
         """Where each class begins that the walk is inside of."""
+        self._marked: dict[str, bool] = {}
+        """Whether a marked field stands anywhere in a class."""
 
     def follow(self, schema: Any, path: Path) -> Found:
         """Yield the marked fields at and below a path."""
@@ -80,6 +82,8 @@ class _Walk:
 
     def _refer(self, name: str, path: Path) -> Found:
         definition = self._definitions[name]
+        if not self._is_marked(name):
+            return  # a union that recurs has endless places in which nothing is to be found
         if name not in self._open:
             yield from self.follow(definition, path)
         elif path != self._open[name]:
@@ -114,6 +118,11 @@ class _Walk:
         """Raise where a marked field stands anywhere in a part."""
         if self._holds_marker(part, set()):
             raise MisplacedError(f"a personal field at or below {named(path)}: {why}")
+
+    def _is_marked(self, name: str) -> bool:
+        if name not in self._marked:
+            self._marked[name] = self._holds_marker(self._definitions[name], {name})
+        return self._marked[name]
 
     def _holds_marker(self, part: Any, seen: set[str]) -> bool:
         if isinstance(part, list | tuple):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic_core import from_json, to_json
 
+from outbox.declaration import Site, site
 from outbox.errors import DecodeError, EventDefinitionError, PermanentError, UsageError
 from outbox.event import catalogue, place
 
@@ -30,6 +31,8 @@ class Upcaster:
     """Of the class that it was declared for: the end of the chain that it is part of."""
     from_version: int
     function: Callable[[dict[str, Any]], dict[str, Any]]
+    site: Site
+    """Where it was declared."""
 
     def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
         """Return the data of the next version; raises `UsageError` where there is none."""
@@ -63,7 +66,9 @@ class Upcasters:
         step = (upcaster.event_type.name, upcaster.from_version)
         known = self._steps.get(step)
         # The same function again is a reload of its module, not a clash.
-        if known is not None and _name(known.function) != _name(upcaster.function):
+        if known is not None and (
+            _name(known.function) != _name(upcaster.function) or known.site.is_beside(upcaster.site)
+        ):
             raise EventDefinitionError(
                 f"{step[0]} has two upcasters from version {step[1]}: {known.place} and"
                 f" {upcaster.place}; remove one of them"
@@ -114,15 +119,18 @@ def upcast(cls: type, *, from_version: int) -> Callable[[Function], Function]:
     """
     event_type = catalogue.of(cls)
     number: object = from_version  # what is written may be anything
-    if not isinstance(number, int) or not 1 <= number < event_type.version:
+    is_number = isinstance(number, int) and not isinstance(number, bool)
+    if not is_number or not 1 <= from_version < event_type.version:
         raise EventDefinitionError(
             f"an upcaster of {place(cls)}, which is {event_type}, starts from version"
             f" {from_version!r}: it lifts from a version below {event_type.version}, 1 or more"
         )
 
+    here = site()
+
     def register(function: Function) -> Function:
         _check_function(function)
-        upcasters.add(Upcaster(event_type, from_version, function))
+        upcasters.add(Upcaster(event_type, from_version, function, here))
         return function
 
     return register

@@ -137,6 +137,30 @@ def documents(draw: Draw) -> dict[str, Any]:
 
 
 @st.composite
+def unions(draw: Draw) -> dict[str, Any]:
+    """A union whose members may contain it, written out at each place, as pydantic does it."""
+    names = [f"k{number}" for number in range(draw(st.integers(1, 3)))]
+    is_tag_in_class = draw(st.booleans())  # or in the union alone, where it has a default
+    members = [{"$ref": f"#/$defs/{name}"} for name in names]
+    tagged = [each if is_tag_in_class else {**each, "required": ["kind"]} for each in members]
+    union: dict[str, Any] = {draw(st.sampled_from(["oneOf", "anyOf"])): tagged}
+    inner = st.one_of(
+        LEAVES.filter(lambda each: "$ref" not in str(each)),
+        st.just(union),
+        st.just({"anyOf": [union, {"type": "null"}]}),
+        st.just({"type": "array", "items": union}),
+    )
+    definitions: dict[str, Any] = {"One": {"type": "integer"}, "Two": {"type": "string"}}
+    for name in names:
+        own = draw(st.dictionaries(st.sampled_from(NAMES), inner, max_size=2))
+        required = ["kind"] if is_tag_in_class else []
+        required += draw(st.lists(st.sampled_from(NAMES[:2]), max_size=1))
+        properties = {"kind": {"const": name, "default": name}, **own}
+        definitions[name] = {"type": "object", "properties": properties, "required": required}
+    return {"type": "object", "properties": {"a": union, "b": union}, "$defs": definitions}
+
+
+@st.composite
 def changed(draw: Draw, document: dict[str, Any]) -> dict[str, Any]:
     """Change a few places of a document."""
     found = copy.deepcopy(document)
@@ -158,7 +182,7 @@ def _places(schema: Any) -> Any:
 
 
 def _change(draw: Draw, place: dict[str, Any]) -> None:
-    keywords = sorted(place.keys() - {"$defs", "One", "Two", "kind", "$ref"})
+    keywords = sorted(place.keys() - {"$defs", "One", "Two", "kind", "k0", "k1", "k2", "$ref"})
     change = draw(st.sampled_from([_drop, _add, _swap, _count, _shorten]))
     if keywords:
         change(draw, place, keywords)
@@ -214,6 +238,9 @@ def _pool() -> list[Any]:
         for value, own in [(1, "a"), (True, 1), ("a", None), ("xa", 0)]
     ]
     found += [{"kind": tag, name: 1} for tag in ("k0", "k1") for name in NAMES]
+    tagged = [{"kind": tag, name: value} for tag in ("k0", "k1") for name in "abc" for value in few]
+    found += [{name: each} for each in tagged for name in "ab"]
+    found += [{"a": {"kind": "k0", "a": each}} for each in tagged]
     found += [{"a": {"a": 1}}, {"a": {"b": 1}}, {"a": [1]}, [[1]], [{"a": 1}], {"b": {}}]
     found += [dict.fromkeys(NAMES, value) for value in few]
     return found

@@ -44,6 +44,7 @@ def asyncapi(found: Landscape, info: Info, schemas: Mapping[str, SchemaSettings]
     `EventDefinitionError` where a class has no schema.
     """
     servers = _servers(found)
+    names = _message_names(found)
     whole = {
         "asyncapi": ASYNCAPI,
         "info": {
@@ -53,14 +54,12 @@ def asyncapi(found: Landscape, info: Info, schemas: Mapping[str, SchemaSettings]
         },
         "defaultContentType": JSON_CONTENT_TYPE,
         "servers": dict(servers),
-        "channels": {each.id: _channel(each, found) for each in found.channels},
-        "operations": dict(_operations(found)),
+        "channels": {each.id: _channel(each, found, names) for each in found.channels},
+        "operations": dict(_operations(found, names)),
         "components": {
             "messages": {
-                messages.message_name(kind): messages.message(
-                    kind, found.type_of(kind), _converting(kind, found, schemas)
-                )
-                for kind in found.kinds
+                name: messages.message(kind, found.type_of(kind), _converting(kind, found, schemas))
+                for kind, name in names.items()
             },
             "schemas": messages.envelope_schemas()
             | {
@@ -112,14 +111,20 @@ def _servers(found: Landscape) -> Iterator[tuple[str, dict[str, Any]]]:
             yield name, server
 
 
-def _channel(channel: Channel, found: Landscape) -> dict[str, Any]:
+def _message_names(found: Landscape) -> dict[Kind, str]:
+    """Return what each message is called: a type may be named like another one's version."""
+    names: dict[Kind, str] = {}
+    for kind in found.kinds:
+        names[kind] = unique(messages.message_name(kind), names.values())
+    return names
+
+
+def _channel(channel: Channel, found: Landscape, names: Mapping[Kind, str]) -> dict[str, Any]:
     whole: dict[str, Any] = {
         "address": channel.address,
         "title": channel.topic or channel.id,
         "messages": {
-            messages.message_name(kind): {
-                "$ref": pointer("components", "messages", messages.message_name(kind))
-            }
+            names[kind]: {"$ref": pointer("components", "messages", names[kind])}
             for kind in channel.kinds
         },
         "servers": [
@@ -142,24 +147,26 @@ def _parameter(name: str, channel: Channel, found: Landscape) -> dict[str, Any]:
     return parameter
 
 
-def _operations(found: Landscape) -> Iterator[tuple[str, dict[str, Any]]]:
+def _operations(
+    found: Landscape, names: Mapping[Kind, str]
+) -> Iterator[tuple[str, dict[str, Any]]]:
     taken: list[str] = []
     for channel in found.channels:
         if channel.sendings:
-            yield f"send.{channel.id}", _send(channel, found)
+            yield f"send.{channel.id}", _send(channel, found, names)
         for receiving in channel.receivings:
             name = unique(f"receive.{channel.id}.{fit(receiving.consumer)}", taken)
             taken.append(name)
-            yield name, _receive(channel, receiving)
+            yield name, _receive(channel, receiving, names)
 
 
-def _send(channel: Channel, found: Landscape) -> dict[str, Any]:
+def _send(channel: Channel, found: Landscape, names: Mapping[Kind, str]) -> dict[str, Any]:
     kinds = sorted({kind for each in channel.sendings for kind in each.kinds})
     return {
         "action": "send",
         "title": f"Publish to {channel.topic or channel.id}",
         "description": " ".join(_published(each, found) for each in channel.sendings),
-        **_about(channel, kinds),
+        **_about(channel, [names[kind] for kind in kinds]),
         "x-source": found.source,
         "x-routes": [each.route for each in channel.sendings],
     }
@@ -176,12 +183,12 @@ def conditions(sending: Sending) -> str:
     return " and ".join(each)
 
 
-def _receive(channel: Channel, receiving: Receiving) -> dict[str, Any]:
+def _receive(channel: Channel, receiving: Receiving, names: Mapping[Kind, str]) -> dict[str, Any]:
     whole: dict[str, Any] = {
         "action": "receive",
         "title": f"{receiving.consumer} receives {channel.topic or channel.id}",
         "description": f"Handled once by consumer {receiving.consumer}.",
-        **_about(channel, receiving.kinds),
+        **_about(channel, [names[kind] for kind in receiving.kinds]),
         "x-consumer": receiving.consumer,
     }
     if receiving.address != (channel.address or ""):
@@ -196,8 +203,7 @@ def _receive(channel: Channel, receiving: Receiving) -> dict[str, Any]:
     return whole
 
 
-def _about(channel: Channel, kinds: list[Kind]) -> dict[str, Any]:
-    names = [messages.message_name(kind) for kind in kinds]
+def _about(channel: Channel, names: list[str]) -> dict[str, Any]:
     return {
         "channel": {"$ref": pointer("channels", channel.id)},
         "messages": [{"$ref": pointer("channels", channel.id, "messages", each)} for each in names],

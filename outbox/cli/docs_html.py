@@ -13,11 +13,9 @@ from html import escape
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final
 
-import orjson
-
 from outbox.asyncapi.document import conditions
 from outbox.asyncapi.landscape import Kind
-from outbox.cli.output import counted, visible
+from outbox.cli.output import counted, json_text, visible
 from outbox.formats.wire import MEDIA_TYPES
 from outbox.schema.document import document
 from outbox.schema.fields import Field, fields
@@ -382,8 +380,7 @@ def _prose(text: str) -> Iterator[str]:
 
 
 def _json(value: Any) -> str:
-    text = orjson.dumps(value, option=orjson.OPT_INDENT_2).decode()
-    return "\n".join(_text(line) for line in text.split("\n"))
+    return "\n".join(_text(line) for line in json_text(value, indent=True).split("\n"))
 
 
 def _text(value: object) -> str:

@@ -6,6 +6,7 @@ sequence: `visible` and `json_text` write control characters out.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -43,7 +44,13 @@ def visible(text: object) -> str:
 
 def json_text(value: object, *, indent: bool = False) -> str:
     """Return a JSON document that is as harmless on a terminal as in a script."""
-    text = orjson.dumps(value, option=orjson.OPT_INDENT_2 if indent else None).decode()
+    try:
+        text = orjson.dumps(value, option=orjson.OPT_INDENT_2 if indent else None).decode()
+    except orjson.JSONEncodeError:  # it knows no integer of more than 64 bits
+        separators = (",", ": " if indent else ":")
+        text = json.dumps(
+            value, indent=2 if indent else None, ensure_ascii=False, separators=separators
+        )
     return "\n".join(
         CONTROLS.sub(lambda match: f"\\u{ord(match[0]):04x}", line) for line in text.split("\n")
     )

@@ -19,6 +19,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from outbox.schema.finding import Finding, Mode, finding, grouped
+from outbox.schema.generator import COMPUTED
 from outbox.schema.inclusion import included
 from outbox.schema.meaning import meanings
 
@@ -31,7 +32,7 @@ def compare(old: Any, new: Any, mode: Mode = Mode.FULL) -> list[Finding]:
     """
     try:
         gaps = [
-            *(finding(gap, Mode.BACKWARD) for gap in included(as_written(old), new)),
+            *(finding(gap, Mode.BACKWARD) for gap in included(as_written(old), _as_read(new))),
             *(finding(gap, Mode.FORWARD) for gap in included(as_written(new), old)),
         ]
         changed, renamed = meanings(old, new)
@@ -57,6 +58,25 @@ def as_written(schema: Any) -> Any:
     forbid what the others name.
     """
     return _closed(schema) if _is_plain(schema) else schema
+
+
+def _as_read(schema: Any) -> Any:
+    """Return a document that admits what the class of today reads: it needs no computed field."""
+    if isinstance(schema, list):
+        return [_as_read(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found = {name: _as_read(each) for name, each in schema.items()}
+    properties = schema.get("properties")
+    if isinstance(properties, dict) and isinstance(schema.get("required"), list):
+        found["required"] = [
+            name for name in schema["required"] if not _is_computed(properties.get(name))
+        ]
+    return found
+
+
+def _is_computed(schema: Any) -> bool:
+    return isinstance(schema, dict) and schema.get(COMPUTED) is True
 
 
 _MAPS: Final = ("$defs", "definitions", "properties", "patternProperties")

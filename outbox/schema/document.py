@@ -84,4 +84,4 @@ def _ordered(value: Any, parts: Parts) -> Any:
 
 def written(schema: Any) -> str:
     """Return a document as the text of its file, the same for the same classes everywhere."""
-    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(schema, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

@@ -36,6 +36,10 @@ def fields(document: Any) -> list[Field]:
 
 
 def _fields(parts: Parts, path: tuple[str, ...], open_: frozenset[Any]) -> Iterator[Field]:
+    place = tuple(id(part.schema) for part in parts)
+    if place in open_:  # what recurs without a class, such as a list of lists
+        return
+    open_ |= {place}
     for shape in shapes(parts):
         if isinstance(shape, Objects):
             own = tuple(id(shape.about(name)[0].schema) for name in shape.known)

@@ -81,6 +81,16 @@ _WORDS: Final[dict[tuple[Kind, Mode, str], tuple[str, str, str]]] = {
         "is new, and readers of before refuse it",
         IGNORE,
     ),
+    (Kind.NAME, Mode.BACKWARD, ""): (
+        "not allowed",
+        "may not have every name that it had, and stored events may have those",
+        "leave the keys of the dict as they are",
+    ),
+    (Kind.NAME, Mode.FORWARD, ""): (
+        "not allowed",
+        "may have names now that readers of before refuse",
+        "leave the keys of the dict as they are",
+    ),
     (Kind.VALUES, Mode.BACKWARD, "some"): (
         "values removed",
         "does not take {values} any more, and stored events may have that",
@@ -132,7 +142,7 @@ def _words(gap: Gap, mode: Mode) -> tuple[str, str, str]:
     match gap.kind:
         case Kind.MISSING:
             return _WORDS[gap.kind, mode, gap.given]
-        case Kind.EXTRA:
+        case Kind.EXTRA | Kind.NAME:
             return _WORDS[gap.kind, mode, ""]
         case Kind.VALUES:
             return _WORDS[gap.kind, mode, "some" if gap.values else "any"]

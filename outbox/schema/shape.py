@@ -9,6 +9,7 @@ expressed is kept as the *riddles* of a shape: constraints that are there, and n
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -16,8 +17,10 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from outbox.schema.generator import CONSTRAINTS
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +30,22 @@ class Part:
     schema: Any
     root: Any
     pointer: str = ""
+    memo: dict[Any, tuple[Parts, list[Shape]]] = field(
+        default_factory=dict, compare=False, repr=False
+    )
+    """Shapes that were made of the document's parts; they are asked for again and again."""
+
+    @property
+    def document(self) -> Part:
+        """The whole document."""
+        return Part(self.root, self.root, memo=self.memo)
 
     def at(self, *names: str | int) -> Part:
         """Return the schema below, by its names."""
         found, pointer = self.schema, self.pointer
         for name in names:
             found, pointer = found[name], f"{pointer}/{escaped(str(name))}"
-        return Part(found, self.root, pointer)
+        return Part(found, self.root, pointer, self.memo)
 
 
 Parts: TypeAlias = tuple[Part, ...]
@@ -164,15 +176,31 @@ class Objects(_Shape):
 Shape: TypeAlias = Value | Numbers | Strings | Arrays | Objects
 
 _RIDDLES: Final[dict[type | None, tuple[str, ...]]] = {
-    None: ("not", "if", "then", "else", "$dynamicRef", "$id"),
+    None: ("not", "if", "then", "else", "$dynamicRef", "$id", CONSTRAINTS),
     Arrays: ("contains", "minContains", "maxContains", "unevaluatedItems"),
     Objects: ("dependentRequired", "dependentSchemas", "unevaluatedProperties"),
 }
 """Keywords that are constraints and not understood here, of all types and of one."""
+_BESIDE: Final = frozenset({"unevaluatedItems", "unevaluatedProperties", "$id"})
+"""Of these, what they mean depends on all keywords beside them."""
+
+
+SAID: Final = frozenset({"title", "description", "default", "examples", "deprecated", "$comment"})
+"""Keywords that say something to people alone."""
 
 
 def shapes(parts: Parts) -> list[Shape]:
     """Return the alternatives of what fulfils all parts."""
+    if not parts:
+        return list(_ANYTHING)
+    place = tuple((id(part.schema), id(part.root), part.pointer) for part in parts)
+    memo = parts[0].memo
+    if place not in memo:  # which holds the parts, so that no others come in their place
+        memo[place] = (parts, _made(parts))
+    return memo[place][1]
+
+
+def _made(parts: Parts) -> list[Shape]:
     found: list[Shape] = list(_ANYTHING)
     for part in parts:
         found = _both(found, _shapes(part, frozenset()))
@@ -189,23 +217,89 @@ def _is_empty(shape: Shape) -> bool:
 
 def admits(parts: Parts, value: Any) -> bool | None:
     """Tell whether a value fulfils all parts; None where that cannot be told."""
-    return _any(fits(shape, value) for shape in shapes(parts))
+    return any_of(fits(shape, value) for shape in shapes(parts))
+
+
+def any_of(answers: Iterable[bool | None]) -> bool | None:
+    """Tell whether one of several answers is yes; None where that cannot be told."""
+    found = list(answers)
+    return True if True in found else None if None in found else False
 
 
 def same(one: Any, other: Any) -> bool:
     """Tell whether two values are equal in JSON: 1 is 1.0, and true is not 1."""
-    if isinstance(one, bool) or isinstance(other, bool):
-        return one is other
-    if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(same, one, other))
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(same(one[name], other[name]) for name in one)
-    return bool(one == other)
+    return canonical(one) == canonical(other)
+
+
+def canonical(value: Any) -> str:
+    """Return a JSON value as a text that is equal for equal values alone."""
+    return text(_with_whole_numbers(value))
+
+
+def _with_whole_numbers(value: Any) -> Any:
+    match value:
+        case float() if value.is_integer():
+            return int(value)
+        case list():
+            return [_with_whole_numbers(each) for each in value]
+        case dict():
+            return {name: _with_whole_numbers(each) for name, each in value.items()}
+        case _:
+            return value
 
 
 def text(value: Any) -> str:
     """Return a JSON value as a text that is equal for equal schemas alone."""
     return json.dumps(value, sort_keys=True, ensure_ascii=False)
+
+
+def spelled(part: Part) -> str:
+    """Return a part as a text that is equal only for parts that mean the same.
+
+    All that it refers to is in the text, since a name may mean something else in another document.
+    """
+    found: dict[str, Any] = {}
+    unread = [part.schema]
+    while unread:
+        for reference in _references(unread.pop()):
+            if reference not in found:
+                target = _target(part, reference)
+                # What cannot be looked up may depend on anything in the document.
+                found[reference] = part.root if target is None else target.schema
+                unread.append(found[reference])
+    return text([part.schema, found])
+
+
+class Digests:
+    """Short texts that are equal only for parts that admit the same, and mean the same below."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, int], tuple[Part, str]] = {}
+
+    def of(self, parts: Parts) -> tuple[str, ...]:
+        """Return the digests of some parts."""
+        return tuple(map(self._of, parts))
+
+    def _of(self, part: Part) -> str:
+        place = (id(part.schema), id(part.root))
+        if place not in self._known:  # which holds the part, so that no other comes in its place
+            schema = part.schema
+            if isinstance(schema, dict):
+                schema = {name: each for name, each in schema.items() if name not in SAID}
+            written = spelled(replace(part, schema=schema))
+            self._known[place] = (part, hashlib.sha256(written.encode()).hexdigest())
+        return self._known[place][1]
+
+
+def _references(schema: Any) -> Iterator[str]:
+    if isinstance(schema, dict):
+        for name, each in schema.items():
+            if name in {"$ref", "$dynamicRef"} and isinstance(each, str):
+                yield each if name == "$ref" else f"{name} {each}"
+            yield from _references(each)
+    elif isinstance(schema, list):
+        for each in schema:
+            yield from _references(each)
 
 
 def escaped(name: str) -> str:
@@ -223,10 +317,28 @@ def is_disjoint(one: Shape, other: Shape) -> bool:
         return True
     if isinstance(one, Objects) and isinstance(other, Objects):
         for name in one.required & other.required:
-            left, right = shapes(one.about(name)), shapes(other.about(name))
-            tags = [each for each in left if isinstance(each, Value)]
-            if tags and len(tags) == len(left) and _are_disjoint(left, right):
+            left, right = one.about(name), other.about(name)
+            # Nothing else is a tag; to look into all would be to look into what recurs.
+            if (
+                _is_listed(left)
+                and _is_listed(right)
+                and _are_disjoint(shapes(left), shapes(right))
+            ):
                 return True
+    return False
+
+
+def _is_listed(parts: Parts) -> bool:
+    """Tell whether a schema lists its values, itself or by references alone."""
+    for part in parts:
+        found: Part | None = part
+        seen: set[int] = set()
+        while found is not None and isinstance(found.schema, dict) and id(found.schema) not in seen:
+            if "const" in found.schema or "enum" in found.schema:
+                return True
+            seen.add(id(found.schema))
+            reference = found.schema.get("$ref")
+            found = None if reference is None else _target(found, reference)
     return False
 
 
@@ -252,7 +364,8 @@ def _shapes(part: Part, open_: frozenset[int]) -> list[Shape]:
     if not isinstance(schema, dict):
         raise TypeError(f"{part.pointer or 'it'} is no schema")
     if id(schema) in open_:
-        return _riddled(list(_ANYTHING), Riddle("a reference that leads back to itself"))
+        riddle = Riddle("a reference that leads back to itself")
+        return _riddled(list(_ANYTHING), frozenset({riddle}))
     open_ |= {id(schema)}
     found = _typed(part)
     for values in (schema.get("enum"), [schema["const"]] if "const" in schema else None):
@@ -260,10 +373,7 @@ def _shapes(part: Part, open_: frozenset[int]) -> list[Shape]:
             found = _both(_distinct(values), found)
     for each in _combined(part, open_):
         found = _both(found, each)
-    for keyword in _RIDDLES[None]:
-        if keyword in schema and not (keyword == "$id" and not part.pointer):
-            found = _riddled(found, _riddle(part, keyword))
-    return found
+    return _riddled(found, _riddles(part, None))
 
 
 def _combined(part: Part, open_: frozenset[int]) -> Iterator[list[Shape]]:
@@ -398,30 +508,46 @@ def _is_readable(pattern: str) -> bool:
     return True
 
 
-def _riddles(part: Part, kind: type) -> frozenset[Riddle]:
-    return frozenset(_riddle(part, each) for each in _RIDDLES[kind] if each in part.schema)
+def _riddles(part: Part, kind: type | None) -> frozenset[Riddle]:
+    present = [
+        each
+        for each in _RIDDLES[kind]
+        if each in part.schema and (each != "$id" or part.pointer)  # a document's own is its name
+    ]
+    # They speak of each other, as `then` does of `if`; some of whatever stands beside them.
+    about = (
+        part.schema
+        if _BESIDE.intersection(present)
+        else {each: part.schema[each] for each in present}
+    )
+    key = spelled(replace(part, schema=about)) if present else ""
+    return frozenset(Riddle(each, (each, key)) for each in present)
 
 
-def _riddle(part: Part, keyword: str) -> Riddle:
-    written = text(part.schema[keyword])
-    # A reference may mean something else in another document.
-    return Riddle(keyword, (keyword, written, text(part.root) if "$" in written else ""))
+def alternatives(part: Part) -> Iterator[Part]:
+    """Yield the schemas that speak of the same value, as its keywords and references name them."""
+    target = _target(part, part.schema["$ref"]) if "$ref" in part.schema else None
+    if target is not None:
+        yield target
+    for keyword in ("allOf", "anyOf", "oneOf"):
+        for index in range(len(part.schema.get(keyword, ()))):
+            yield part.at(keyword, index)
 
 
 def _referred(part: Part, open_: frozenset[int]) -> list[Shape]:
     reference = part.schema["$ref"]
-    found = _target(part.root, reference)
+    found = _target(part, reference)
     if found is None:
         riddle = Riddle(f"the reference {reference}", (reference, text(part.root)))
-        return _riddled(list(_ANYTHING), riddle)
+        return _riddled(list(_ANYTHING), frozenset({riddle}))
     return _shapes(found, open_)
 
 
-def _target(root: Any, reference: str) -> Part | None:
-    """Return the schema that a reference leads to; None where that is not in the document."""
+def _target(part: Part, reference: str) -> Part | None:
+    """Return the schema that a reference leads to; None where that is not in its document."""
     if reference != "#" and not reference.startswith("#/"):
         return None
-    found = Part(root, root)
+    found = part.document
     for token in reference.split("/")[1:]:
         name = token.replace("~1", "/").replace("~0", "~")
         if not isinstance(found.schema, dict) or name not in found.schema:
@@ -437,19 +563,23 @@ def _one_of(part: Part, open_: frozenset[int]) -> list[Shape]:
     is_exact = all(
         _are_disjoint(left, right) for index, left in enumerate(each) for right in each[:index]
     )
-    return flat if is_exact else _riddled(flat, _riddle(part, "oneOf"))
+    if is_exact:
+        return flat
+    riddle = Riddle("oneOf", ("oneOf", spelled(part.at("oneOf"))))
+    return _riddled(flat, frozenset({riddle}))
 
 
-def _riddled(found: list[Shape], riddle: Riddle) -> list[Shape]:
-    return [replace(shape, riddles=shape.riddles | {riddle}) for shape in found]
+def _riddled(found: list[Shape], riddles: frozenset[Riddle]) -> list[Shape]:
+    return (
+        [replace(shape, riddles=shape.riddles | riddles) for shape in found] if riddles else found
+    )
 
 
 def _distinct(values: list[Any]) -> list[Shape]:
-    found: list[Value] = []
+    found: dict[str, Shape] = {}
     for value in values:
-        if not any(same(value, other.value) for other in found):
-            found.append(Value(value=value))
-    return list(found)
+        found.setdefault(canonical(value), Value(value=value))
+    return list(found.values())
 
 
 def _both(left: list[Shape], right: list[Shape]) -> list[Shape]:
@@ -597,8 +727,3 @@ def _is_built_as(shape: Objects, value: dict[str, Any]) -> bool | None:
 
 def _all(answers: list[bool | None]) -> bool | None:
     return False if False in answers else None if None in answers else True
-
-
-def _any(answers: Any) -> bool | None:
-    found = list(answers)
-    return True if True in found else None if None in found else False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -12,7 +13,7 @@ import outbox
 from outbox import dead_letter
 from outbox.consumer import Consumer
 from outbox.settlement import Counts
-from outbox.upcasters import Upcaster, upcasters
+from outbox.upcasters import upcasters
 from tests.integration.consuming import (
     Base,
     Effect,
@@ -100,7 +101,7 @@ def test_an_event_that_an_upcaster_cannot_lift_is_dead_until_the_upcaster_can(
         return {"key": data["key"], "n": {"two": 2}[data["number"]]}
 
     step = (TYPE, 2)
-    repaired = Upcaster(upcasters._steps[step].event_type, 2, corrected)
+    repaired = replace(upcasters._steps[step], function=corrected)
     monkeypatch.setitem(upcasters._steps, step, repaired)
     with engine.begin() as connection:
         dead_letter.request(connection, [dead.id])

@@ -257,6 +257,19 @@ def test_a_type_that_no_route_carries_is_a_message_without_a_channel() -> None:
     assert list(document["channels"]) == ["kafka.asyncapi.order"]
 
 
+def test_two_messages_that_would_be_called_alike_have_names_of_their_own() -> None:
+    consumer = outbox.Consumer("billing", database="sqlite://")
+    consumer.on("asyncapi.order.placed.v1")(handle)
+    found = made([Placed], ROUTES["kafka"], [consumer])
+    assert problems(found) == []
+    names = found["components"]["messages"]
+    assert {"asyncapi.order.placed.v1", "asyncapi.order.placed.v1-2"} <= names.keys()
+    assert {each["name"] for each in names.values()} >= {
+        "asyncapi.order.placed",
+        "asyncapi.order.placed.v1",
+    }
+
+
 def test_a_version_that_the_route_refuses_is_not_sent() -> None:
     document = made([Placed, PlacedSecond], ROUTES["conditions"])
     operation = document["operations"]["send.kafka.asyncapi.order"]

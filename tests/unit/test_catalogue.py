@@ -29,6 +29,7 @@ from pydantic import (
 import outbox
 from outbox.errors import EventDefinitionError, InvalidEventError
 from outbox.event import catalogue
+from outbox.marked import marked
 from outbox.personal import PersonalField
 from outbox.sealing import Collector
 
@@ -458,3 +459,15 @@ def test_a_class_that_names_a_later_one_is_checked_when_all_is_imported() -> Non
 
 if typing.TYPE_CHECKING:
     LateComer = Later
+
+
+@pytest.mark.timeout(60)  # by every path it would be years
+def test_a_union_that_recurs_is_not_searched_by_every_path() -> None:
+    names = [f"Rule{number}" for number in range(20)]
+    union = {
+        "type": "union",
+        "choices": [{"type": "definition-ref", "schema_ref": name} for name in names],
+    }
+    fields = {side: {"type": "model-field", "schema": union} for side in ("left", "right")}
+    rules = [{"type": "model-fields", "fields": fields, "ref": name} for name in names]
+    assert marked({"type": "definitions", "schema": union, "definitions": rules}) == {}

@@ -137,13 +137,32 @@ def test_a_class_may_be_declared_again_when_its_module_is_reloaded() -> None:
         assert catalogue.of(Reloaded).cls is Reloaded
 
 
+def test_two_classes_of_one_name_in_one_module_are_a_clash() -> None:
+    @outbox.event("unit.beside")
+    class Beside(BaseModel):
+        pass
+
+    with pytest.raises(EventDefinitionError, match=r"declared twice.*:\d+\) and by .*:\d+\)"):
+
+        @outbox.event("unit.beside")
+        class Beside(BaseModel):  # type: ignore[no-redef]  # a slip
+            number: int
+
+
+def test_a_module_may_run_again_with_its_classes_on_other_lines() -> None:
+    source = "import outbox, pydantic\n{}@outbox.event('unit.again')\n"
+    source += "class Again(pydantic.BaseModel): number: int\n"
+    for start in ("", "\n\n"):
+        exec(compile(source.format(start), "again.py", "exec"), {"__name__": "again"})  # noqa: S102
+
+
 @pytest.mark.parametrize("name", ["", "a b", ".a", "a.", "a..b", "ä", "a/b", "a\n", "\0"])
 def test_a_type_is_made_of_plain_parts(name: str) -> None:
     with pytest.raises(EventDefinitionError, match="cannot be an event type"):
         outbox.event(name)
 
 
-@pytest.mark.parametrize("version", [0, -1])
+@pytest.mark.parametrize("version", [0, -1, True])
 def test_versions_are_counted_from_one(version: int) -> None:
     with pytest.raises(EventDefinitionError, match="counted from 1"):
         outbox.event("unit.version", version=version)

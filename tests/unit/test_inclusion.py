@@ -122,8 +122,8 @@ NOT_INCLUDED: list[tuple[Any, Any, Kind, tuple[str, ...]]] = [
     (an_object(), an_object(others=False), Kind.EXTRA, ("*",)),
     (an_object(others=STRING), an_object(others=INTEGER), Kind.TYPE, ("*",)),
     (an_object(), {"type": "object", "maxProperties": 1}, Kind.LENGTH, ()),
-    (an_object(), {"type": "object", "propertyNames": {"pattern": "^a"}}, Kind.EXTRA, ("*",)),
-    (an_object(others=False, b=STRING), {"propertyNames": {"pattern": "^a"}}, Kind.EXTRA, ("b",)),
+    (an_object(), {"type": "object", "propertyNames": {"pattern": "^a"}}, Kind.NAME, ("*",)),
+    (an_object(others=False, b=STRING), {"propertyNames": {"pattern": "^a"}}, Kind.NAME, ("b",)),
     (
         {"type": "object", "patternProperties": {"^x": STRING}},
         {"type": "object", "patternProperties": {"^x": INTEGER}},
@@ -138,6 +138,11 @@ UNKNOWN: list[tuple[Any, Any]] = [
     (STRING, {"not": INTEGER}),
     (an_array(), {"contains": INTEGER}),
     (an_object(), {"dependentRequired": {"a": ["b"]}}),
+    (an_array(contains=INTEGER, minContains=0), an_array(contains=INTEGER)),
+    (
+        an_object(others=None, a=INTEGER, b=STRING) | {"unevaluatedProperties": False},
+        an_object(others=None, a=INTEGER) | {"unevaluatedProperties": False},
+    ),
     (an_object(), {"if": {"required": ["a"]}, "then": {"required": ["b"]}}),
     (INTEGER, {"oneOf": [NUMBER, INTEGER]}),
     (STRING | {"pattern": "^aa"}, STRING | {"pattern": "^a"}),

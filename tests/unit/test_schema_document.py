@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from decimal import Decimal
@@ -11,8 +12,10 @@ import jsonschema
 import pytest
 from pydantic import BaseModel, Field
 from pydantic_core import core_schema
+from typing_extensions import TypeAliasType
 
 import outbox
+from outbox.cli.output import json_text
 from outbox.errors import EventDefinitionError
 from outbox.event import catalogue
 from outbox.schema.document import document, file_name, written
@@ -131,6 +134,42 @@ def test_the_fields_of_a_document_are_listed_nested_ones_included() -> None:
     assert found["friend"].type == "string or null"
     assert [each.name for each in found.values() if each.is_personal] == ["name", "friend"]
     assert not found["friend"].is_required
+
+
+Nest = TypeAliasType("Nest", "dict[str, Nest] | int")
+Row = TypeAliasType("Row", "list[Row] | int")
+
+
+@outbox.event("document.wide", examples=[{"nest": {"a": 1}, "row": [1], "wei": 10**20}])
+class Wide(BaseModel):
+    nest: Nest
+    row: Row
+    wei: int
+    top: int = 10**20
+
+
+@outbox.event("document.endless")
+class Endless(BaseModel):
+    limit: float = float("inf")
+    below: Annotated[float, Field(lt=float("inf"))] = 1.0
+
+
+def test_what_recurs_without_a_class_is_listed_once() -> None:
+    names = [each.name for each in fields(document(catalogue.of(Wide)))]
+    assert names == ["nest", "row", "wei", "top"]
+
+
+@pytest.mark.parametrize("cls", [Wide, Endless])
+def test_a_document_is_json_whatever_its_numbers_are(cls: type) -> None:
+    found = document(catalogue.of(cls))
+    assert json.loads(written(found), parse_constant=pytest.fail) == found
+    assert json.loads(json_text(found)) == json.loads(json_text(found, indent=True)) == found
+
+
+def test_a_number_without_json_is_no_default_and_no_bound() -> None:
+    found = document(catalogue.of(Endless))["properties"]
+    assert "default" not in found["limit"]
+    assert "exclusiveMaximum" not in found["below"]
 
 
 def test_a_field_that_json_schema_cannot_describe_is_an_error_at_import() -> None:

@@ -200,7 +200,24 @@ def test_two_upcasters_from_one_version_are_refused_with_both_places() -> None:
     assert upcasters.chain("upcast.paid", 1, 3)
 
 
-@pytest.mark.parametrize("version", [0, 3, 4, "1", None])
+def test_two_upcasters_of_one_name_from_one_version_are_a_clash() -> None:
+    @outbox.event("upcast.beside", version=2)
+    @dataclass
+    class Beside:
+        pass
+
+    @outbox.upcast(Beside, from_version=1)
+    def lift(data: dict[str, Any]) -> dict[str, Any]:
+        return data
+
+    with pytest.raises(EventDefinitionError, match="has two upcasters from version 1"):
+
+        @outbox.upcast(Beside, from_version=1)
+        def lift(data: dict[str, Any]) -> dict[str, Any]:
+            return data
+
+
+@pytest.mark.parametrize("version", [0, 3, 4, "1", None, True])
 def test_an_upcaster_starts_below_the_version_of_its_class(version: Any) -> None:
     with pytest.raises(
         EventDefinitionError, match=r"which is upcast\.paid v3, starts from version"
