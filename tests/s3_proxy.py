@@ -33,6 +33,8 @@ class Proxy:
     """Whether a client is told that a conditional write went through that did not."""
     loses: Callable[[str, str], bool] = field(default=lambda _method, _path: False)
     """By method and path; the server does those, but its answer is lost."""
+    cuts: Callable[[str, str], bool] = field(default=lambda _method, _path: False)
+    """By method and path; those answers break off."""
     refused: int = 0
     seen: list[tuple[str, str]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
@@ -74,14 +76,27 @@ def proxy(server_url: str) -> Iterator[Proxy]:  # noqa: C901  # a handler and wh
             elif state.hides(answer.status, content):
                 self.answer(HTTPStatus.OK, [], b"")
             else:
-                self.answer(answer.status, answer.getheaders(), content)
+                is_cut = state.cuts(self.command, self.path)
+                self.answer(answer.status, answer.getheaders(), content, is_cut=is_cut)
 
-        def answer(self, status: int, headers: list[tuple[str, str]], content: bytes) -> None:
+        def answer(
+            self,
+            status: int,
+            headers: list[tuple[str, str]],
+            content: bytes,
+            *,
+            is_cut: bool = False,
+        ) -> None:
             self.send_response_only(status)
             for name, value in headers:
                 if name.lower() not in {"content-length", "transfer-encoding", "connection"}:
                     self.send_header(name, value)
-            self.send_header("Content-Length", str(len(content)))
+            if is_cut:  # the line's end that belongs to the only chunk is not sent
+                self.send_header("Transfer-Encoding", "chunked")
+                content = b"%x\r\n%b" % (len(content), content)
+                self.close_connection = True
+            else:
+                self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             if self.command != "HEAD":
                 self.wfile.write(content)

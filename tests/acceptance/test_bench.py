@@ -274,7 +274,9 @@ def test_nothing_is_left_by_one_that_was_interrupted_at_work(
 
 def test_nothing_is_left_by_one_that_was_interrupted_as_it_began(shop: Shop) -> None:
     ended = shop.bench("relay", *LONG["relay"], signal_at=lambda: bool(shop.schemas()))
-    assert (ended.code, ended.stdout, ended.stderr) == (130, "", "")
+    assert (ended.code, ended.stdout) == (130, "")
+    # SQLAlchemy tells by itself where the signal came while it closed a connection.
+    assert not ended.stderr or ended.stderr.startswith("Exception closing connection")
     shop.assert_nothing_is_left()
 
 

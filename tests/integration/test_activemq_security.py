@@ -155,7 +155,7 @@ def test_what_is_too_large_for_the_broker_alone_is_dead_alone(guarded: ActiveMqS
     relay = options(guarded, username="relay", password=PASSWORD)
     events = numbered("orders.large", 100, keys=10)
     events[40] = envelope("orders.large", "key-0", bytes(500_000))
-    with closing(activemq.publisher("mq", relay, 10)) as publisher:
+    with closing(activemq.publisher("mq", relay, 40)) as publisher:
         outcomes = publisher.publish(events)
         dead = outcomes[40]
         assert isinstance(dead, Dead)

@@ -20,6 +20,7 @@ from outbox.errors import (
 from outbox.testing import by_key, collect, envelope, expected, numbered, publish_all
 from outbox.transport import PUBLISHED, Dead, Retry
 from outbox.transports import s3
+from outbox.transports.s3.store import Patience, Store
 from tests.killed_s3 import PLACES
 from tests.once import World
 from tests.s3_log import listed, stored
@@ -170,7 +171,7 @@ def test_an_object_that_is_not_stored_holds_back_its_key_alone(bucket: Bucket) -
     with proxy(bucket.url) as between:
         events = [envelope("t", "ab"[n % 2], b"%d" % n, sequence=n) for n in range(6)]
         between.refuses = lambda method, path: method == "PUT" and f"{2:020d}" in path
-        options = {"endpoint_url": between.endpoint_url, "concurrency": 1, "timeout": 2.0}
+        options = {"endpoint_url": between.endpoint_url, "concurrency": 1, "timeout": 5.0}
         with closing(make(bucket, **options)) as publisher:
             # One object after the other, so that those of b are stored before the refused one.
             batch = [events[i] for i in (0, 1, 3, 5, 2, 4)]
@@ -190,7 +191,7 @@ def test_an_object_that_is_not_stored_holds_back_its_key_alone(bucket: Bucket) -
 def test_a_transaction_with_a_failed_object_lists_nothing(bucket: Bucket) -> None:
     with (
         proxy(bucket.url) as between,
-        closing(make(bucket, endpoint_url=between.endpoint_url, timeout=2.0)) as publisher,
+        closing(make(bucket, endpoint_url=between.endpoint_url, timeout=5.0)) as publisher,
     ):
         publisher.take_over("route-1")
         events = numbered("t", 10)
@@ -228,6 +229,22 @@ def test_a_burst_of_slow_down_is_waited_out(bucket: Bucket) -> None:
         publish_all(publisher, events)
         assert between.refused > 10
     assert sorted(listed(bucket)) == sorted(ids(events))
+
+
+@pytest.mark.parametrize("key", ["there", "absent"])
+def test_an_answer_that_breaks_off_is_asked_for_again(bucket: Bucket, key: str) -> None:
+    bucket.client.put_object(Bucket=bucket.name, Key="there", Body=b"{}")
+    patience = Patience(connect_seconds=1, read_seconds=1)
+    with proxy(bucket.url) as between:
+        options = s3.Options(**(bucket.options | {"endpoint_url": between.endpoint_url}))
+        with closing(Store(options, patience)) as store:
+            turns = iter(range(100))
+            between.cuts = lambda _method, _path: next(turns) < 2
+            assert store.get(key, time.monotonic() + 30) == {"there": b"{}", "absent": None}[key]
+            between.cuts = lambda _method, _path: True
+            with pytest.raises(BrokerUnavailableError, match="cannot be reached"):
+                store.get(key, time.monotonic() + 4)
+    assert len(between.seen) > 3
 
 
 def test_a_server_that_ignores_conditions_is_refused(bucket: Bucket) -> None:

@@ -18,6 +18,7 @@ from botocore.exceptions import (
     TokenRetrievalError,
 )
 from botocore.exceptions import ConnectionError as BotoConnectionError
+from urllib3.exceptions import HTTPError
 
 from outbox.errors import (
     BrokerUnavailableError,
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
 
     from outbox.transports.s3.options import Options
 
-CALL_ERRORS: Final = (ClientError, BotoCoreError)
-"""All that a call of boto3 raises on purpose."""
+CALL_ERRORS: Final = (ClientError, BotoCoreError, HTTPError)
+"""All that a call of boto3 raises on purpose, and what it lets through: an answer broke off."""
 
 ABSENT: Final = frozenset({"NoSuchKey", "404"})
 """There is no such object."""
@@ -93,14 +94,14 @@ _BUSY: Final = frozenset(
 _UNFIT: Final = frozenset({"EntityTooLarge", "KeyTooLongError"})
 
 
-def code_of(error: ClientError | BotoCoreError) -> str | None:
+def code_of(error: ClientError | BotoCoreError | HTTPError) -> str | None:
     """Return the server's code; None where it did not answer."""
     if not isinstance(error, ClientError):
         return None
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
-def translate(error: ClientError | BotoCoreError, options: Options) -> OutboxError:
+def translate(error: ClientError | BotoCoreError | HTTPError, options: Options) -> OutboxError:
     """Return the error of ours that says what to do; no secret is in its text."""
     where = f"the bucket {options.bucket!r}"
     if isinstance(error, ClientError):
@@ -119,7 +120,7 @@ def translate(error: ClientError | BotoCoreError, options: Options) -> OutboxErr
             f"{where}: TLS failed{_at(options)}; correct endpoint_url, or the certificates that"
             " this machine or AWS_CA_BUNDLE trusts"
         )
-    if isinstance(error, BotoConnectionError | HTTPClientError | ProxyConnectionError):
+    if isinstance(error, BotoConnectionError | HTTPClientError | ProxyConnectionError | HTTPError):
         remedy = "region" if options.endpoint_url is None else "endpoint_url"
         return BrokerUnavailableError(
             f"{where} cannot be reached{_at(options)}: {type(error).__name__}; correct {remedy} if"
