@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -185,7 +186,7 @@ def seal(
     chain = trail_of(run, route)
     last = ordered[-1] if ordered else None
     start = last.head if last else chain.start if first is None else head_before(chain, first)
-    with _bar(chain, start) as advance:
+    with _spared_collector(), _bar(chain, start) as advance:
         made = make_seal(chain, last, signer, start=start, on_page=advance)
     name = place.write(made)
     if as_json:
@@ -246,7 +247,7 @@ class Walk:
 
     def _run(self, anchors: Sequence[Anchor], last_position: int | None) -> None:
         pages = verified(self._chain, self._start, anchors, last_position)
-        with _bar(self._chain, self._start) as advance:
+        with _spared_collector(), _bar(self._chain, self._start) as advance:
             for number, page in enumerate(pages, 1):
                 self.count += len(page)
                 self.head = Head(page[-1].position, page[-1].hash)
@@ -279,6 +280,17 @@ def _trusted_seals(paths: list[str] | None, key_paths: list[Path] | None) -> lis
 
     seals = settled(lambda: read_all(paths))
     return check_seals(seals, public_keys(key_paths), is_signed)
+
+
+@contextmanager
+def _spared_collector() -> Iterator[None]:
+    """Let Python look seldom for cycles, which records are in none of: a third of the time."""
+    before = gc.get_threshold()
+    gc.set_threshold(50_000, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 @contextmanager
