@@ -30,6 +30,7 @@ import sqlalchemy as sa
 from benchmarks.command import add_servers, arguments, described, finish, place_at, started_now
 from outbox import migration
 from outbox.audit.chain import verified
+from outbox.audit.record import Record
 from outbox.audit.store import TableChain
 from outbox.bench.place import driver_arguments
 from outbox.bench.report import Series
@@ -50,23 +51,7 @@ PAGE: Final = 5_000
 TIMEOUT: Final = 60.0
 APPENDED: Final = 5
 """Of so many records one is appended in each turn, because that takes longer than to walk."""
-NAMES: Final = (
-    "position",
-    "event_id",
-    "source",
-    "type",
-    "version",
-    "subject",
-    "partition_key",
-    "actor",
-    "correlation_id",
-    "causation_id",
-    "time",
-    "sequence",
-    "data_digest",
-    "previous_hash",
-    "hash",
-)
+NAMES: Final = Record._fields
 READ: Final = f"SELECT {', '.join(NAMES)} FROM outbox_audit ORDER BY position"  # noqa: S608  # ours
 
 

@@ -307,12 +307,13 @@ def event(
 
     Raises `EventDefinitionError` at import where the declaration cannot work.
     """
+    here = site()
     if not isinstance(type, str):
         msg = 'name the event type: @outbox.event("shop.order.placed")'
         raise EventDefinitionError(msg)
     if not TYPE_NAME.fullmatch(type):
         msg = (
-            f"{type!r} in {_caller()} cannot be an event type: use parts of letters, digits, '_'"
+            f"{type!r} in {here} cannot be an event type: use parts of letters, digits, '_'"
             " and '-' with dots between, for instance 'shop.order.placed'"
         )
         raise EventDefinitionError(msg)
@@ -322,7 +323,6 @@ def event(
         raise EventDefinitionError(msg)
     if isinstance(examples, str | bytes | dict):
         raise EventDefinitionError(f"the examples of {type} v{version} are no list of events")
-    here = site()
     texts: dict[str, object] = {"description": description, "owner": owner}  # the same
     for name, text in texts.items():
         if text is not None and not (isinstance(text, str) and text.strip()):
@@ -455,12 +455,6 @@ def _place_in_file(cls: type) -> str:
         return f"{place(cls)} ({inspect.getsourcefile(cls)}:{line + 1})"
     except (OSError, TypeError):
         return place(cls)
-
-
-def _caller() -> str:
-    """Name the file and line of the declaration that is being made."""
-    frame = sys._getframe(2)  # noqa: SLF001  # of the standard library
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
 def _unregistered(cls: type) -> str:

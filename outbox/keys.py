@@ -22,7 +22,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from outbox import clock
-from outbox.chunks import in_chunks
+from outbox.chunks import rows_with
 from outbox.dialect import is_mysql
 from outbox.engine import make_engine
 from outbox.errors import ConfigurationError, DatabaseUnavailableError, InvalidEventError
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["KeyStore", "MasterKeys", "SubjectKey", "TableKeyStore", "key_store", "use_key_store"]
 
 CHUNK: Final = 500
-"""Values in one statement, at most: databases limit their number."""
+"""Keys that one transaction wraps anew, at most."""
 ATTEMPTS: Final = 10
 """How often a key is made that others forget before it is read."""
 MAX_SUBJECT_BYTES: Final = 500
@@ -173,14 +173,11 @@ class TableKeyStore:
 
     def find(self, ids: Collection[str], /) -> Mapping[str, bytes]:
         """See `KeyStore`."""
-        wanted = sorted(ids)
         found: dict[str, bytes] = {}
         try:
             with self._own().connect() as connection:
-                for chunk in in_chunks(wanted, CHUNK):
-                    query = _FIND.where(table.c.id.in_(chunk))
-                    for row in connection.execute(query):
-                        found[row.id] = self._unwrap(row)
+                for row in rows_with(connection, _FIND, table.c.id, ids):
+                    found[row.id] = self._unwrap(row)
         except (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError) as exc:
             raise DatabaseUnavailableError(
                 f"the keys of personal data cannot be read now: {getattr(exc, 'orig', exc)}"
@@ -226,15 +223,14 @@ class TableKeyStore:
     def _active(
         self, connection: sa.Connection, subjects: Sequence[str], *, is_late: bool = False
     ) -> dict[str, SubjectKey]:
-        found: dict[str, SubjectKey] = {}
-        for chunk in in_chunks(subjects, CHUNK):
-            query = _FIND.where(table.c.subject.in_(chunk), table.c.retired == "")
-            if is_late and is_mysql(connection.dialect):
-                # Else it would read as of the transaction's first statement.
-                query = query.with_for_update(read=True)
-            for row in connection.execute(query):
-                found[row.subject] = SubjectKey(row.id, self._unwrap(row))
-        return found
+        query = _FIND.where(table.c.retired == "")
+        if is_late and is_mysql(connection.dialect):
+            # Else it would read as of the transaction's first statement.
+            query = query.with_for_update(read=True)
+        return {
+            row.subject: SubjectKey(row.id, self._unwrap(row))
+            for row in rows_with(connection, query, table.c.subject, subjects)
+        }
 
     def _unwrap(self, row: Any) -> bytes:
         return self._master_keys.unwrap(row.master_key, row.id, bytes(row.wrapped_key))

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
+from outbox.chunks import rows_with
 from outbox.letter import from_row
 from outbox.table import outbox_dead_letter, outbox_inbox
 from relay.database import transaction
 from relay.timeline_events import Event, Log
-from relay.timeline_lookup import rows_with
 from relay.timeline_routes import Passage, passages
 
 if TYPE_CHECKING:

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
-from outbox.chunks import in_chunks
+from outbox.chunks import CHUNK, in_chunks, rows_with
 from outbox.codec import ROW_COLUMNS, from_row
 from outbox.columns import is_uuid
 from outbox.dialect import is_mysql
 from outbox.envelope import Envelope
 from outbox.table import outbox_audit, outbox_event
-from relay.timeline_lookup import CHUNK, rows_with
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import sqlalchemy as sa
 
+from outbox.chunks import rows_with
 from outbox.errors import OutboxError
 from outbox.rows import Rows
 from outbox.table import outbox_checkpoint, outbox_event
@@ -15,7 +16,6 @@ from outbox.transports.topic import TopicTemplate
 from relay.delivered import Delivered, Held, delivered
 from relay.expiry import is_delivered, system_of
 from relay.filter import EventFilter
-from relay.timeline_lookup import rows_with
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -124,6 +124,18 @@ def _compared(values: Mapping[str, float], other: str, sign: str) -> str:
 
 EXACTLY, AT_LEAST = "exactly-once", "at-least-once"
 CONTENDER: Final = Column("", _name, is_text=True)
+
+
+def _of_trail(rate: str) -> Sequence[Column]:
+    return [
+        CONTENDER,
+        Column("database", _where_text("database"), is_text=True),
+        Column("records", _where("records")),
+        Column(rate, _median("records_per_second")),
+        Column("of by hand", _ratio("records_per_second", "by hand")),
+    ]
+
+
 COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
     "relay": [
         CONTENDER,
@@ -203,20 +215,8 @@ COLUMNS: Final[Mapping[str, Sequence[Column]]] = {
         Column("events/s", _median("events_per_second")),
         Column("of boto3", _ratio("events_per_second", "boto3")),
     ],
-    "audit-append": [
-        CONTENDER,
-        Column("database", _where_text("database"), is_text=True),
-        Column("records", _where("records")),
-        Column("appended/s", _median("records_per_second")),
-        Column("of by hand", _ratio("records_per_second", "by hand")),
-    ],
-    "audit-verify": [
-        CONTENDER,
-        Column("database", _where_text("database"), is_text=True),
-        Column("records", _where("records")),
-        Column("verified/s", _median("records_per_second")),
-        Column("of by hand", _ratio("records_per_second", "by hand")),
-    ],
+    "audit-append": _of_trail("appended/s"),
+    "audit-verify": _of_trail("verified/s"),
     "ring": [
         CONTENDER,
         Column("consumers", _where("consumers")),

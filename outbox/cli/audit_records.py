@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import IO, Annotated, Any
 
@@ -29,11 +29,11 @@ from outbox.cli.audit_trail import (
 from outbox.cli.audit_trail import public_keys as keys_of
 from outbox.cli.cells import csv_line
 from outbox.cli.errors import CommandLineError, FailedError
+from outbox.cli.files import open_whole
 from outbox.cli.invocation import of
 from outbox.cli.output import json_text
 from outbox.cli.times import parse_since
 from outbox.errors import OutboxError
-from outbox.files import draft
 
 
 def prove_record(
@@ -138,7 +138,7 @@ def export(
         before = chain.last_before(parse_since(until)) or 0
         last = before if last is None else min(last, before)
     holes = _Holes(first)
-    with _target(output) as stream:
+    with nullcontext(sys.stdout) if output is None else open_whole(output) as stream:
         write = _csv(stream) if form == "csv" else _lines(stream)
         # From the start all there is, also what stands where nothing can be: it is evidence.
         for page in chain.pages(None if first == 1 else first - 1):
@@ -199,22 +199,6 @@ class _Holes:
             if record.position != self._next and self.first is None:
                 self.first = f"position {record.position:,} follows {self._next - 1:,}"
             self._next = record.position + 1
-
-
-@contextmanager
-def _target(path: Path | None) -> Iterator[IO[str]]:
-    """Open standard output, or a file that is there as a whole or not at all."""
-    if path is None:
-        yield sys.stdout
-        return
-    try:
-        with draft(path) as begun:
-            with begun.open("w", encoding="utf-8", newline="") as stream:
-                yield stream
-            begun.replace(path)
-    except OSError as exc:
-        msg = f"cannot write {path}: {exc.strerror}"
-        raise FailedError(msg) from exc
 
 
 def _lines(stream: IO[str]) -> Callable[[Sequence[Record]], None]:

@@ -25,7 +25,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from outbox.audit.chain import START, Head, extend
 from outbox.audit.store import head_of
-from outbox.chunks import in_chunks
+from outbox.chunks import rows_with
 from outbox.dialect import (
     CONFLICT_NUMBERS,
     MISSING_NUMBERS,
@@ -49,8 +49,6 @@ if TYPE_CHECKING:
 NAME: Final = "outbox audit"
 SHARE: Final = 0.8
 """The part of a publish's time-out after which it is given up."""
-IDS: Final = 500
-"""Events that are looked for at once where a list is so many parameters."""
 PAUSE_SECONDS: Final = 0.01
 """The longest pause of whom somebody else was faster than."""
 IDLE_SECONDS: Final = 2
@@ -241,10 +239,8 @@ def _unknown(connection: sa.Connection, rows: Sequence[Row]) -> list[Row]:
     """Return the rows that are not in the trail yet."""
     wanted = {_identity(row): row for row in rows}
     ids = [identity[0] for identity in wanted]
-    for chunk in in_chunks(ids, IDS):
-        query = _KNOWN.where(audit.c.event_id.in_(chunk))
-        for event_id, source, sequence in connection.execute(query):
-            wanted.pop((event_id, source, sequence), None)
+    for row in rows_with(connection, _KNOWN, audit.c.event_id, ids):
+        wanted.pop((row.event_id, row.source, row.sequence), None)
     return list(wanted.values())
 
 
