@@ -261,7 +261,8 @@ def test_a_pooler_that_gives_each_statement_another_session_gets_no_detach(
         rotation.make_ahead(pooled_engine)  # that it can
         assert len(names(engine)) > count
         busy.goes_on()
-        assert "7s" in elsewhere(pooled_engine, "7s")
+        # The pooler chooses who gets the session: now and then not who looks.
+        eventually(lambda: "7s" in elsewhere(pooled_engine, "7s"))
         assert retain(engine).deleted == {"partitions": 1}
         busy.goes_on()
     busy.assert_undisturbed()
