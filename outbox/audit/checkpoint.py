@@ -11,7 +11,7 @@ from outbox.audit.chain import START, Anchor, Head
 from outbox.audit.record import HASH_BYTES
 from outbox.codec import time_text
 from outbox.errors import ConfigurationError
-from outbox.files import draft
+from outbox.files import replacement
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,8 +50,7 @@ def write_checkpoint(path: Path, head: Head) -> None:
         "verified_at": time_text(datetime.now(UTC)),
     }
     try:
-        with draft(path) as begun:
+        with replacement(path) as begun:
             begun.write_bytes(orjson.dumps(members, option=orjson.OPT_INDENT_2) + b"\n")
-            begun.replace(path)
     except OSError as exc:
         raise ConfigurationError(f"cannot write the checkpoint {path}: {exc.strerror}") from exc

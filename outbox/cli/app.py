@@ -92,9 +92,17 @@ def _options(
 def run(arguments: list[str] | None = None) -> int:
     """Run one command line, by default the process's own; returns the exit code."""
     invocation = Invocation()
+    code = _run(arguments, invocation)
+    try:
+        invocation.output.flush()
+    except typer.Exit as end:
+        return code or end.exit_code
+    return code
+
+
+def _run(arguments: list[str] | None, invocation: Invocation) -> int:
     try:
         code = app(arguments, prog_name="outbox", standalone_mode=False, obj=invocation)
-        invocation.output.flush()
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     except typer.Exit as end:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING
 
 from outbox.cli.errors import FailedError
-from outbox.files import draft
+from outbox.files import replacement
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,13 +17,15 @@ if TYPE_CHECKING:
 def open_whole(path: Path) -> Iterator[IO[str]]:
     """Open a file that is there as a whole or not at all, once the block ends.
 
-    Raises `FailedError` where it cannot be written.
+    See `outbox.files.replacement` for what is no file. Raises `FailedError` where it cannot be
+    written.
     """
     try:
-        with draft(path) as begun:
-            with begun.open("w", encoding="utf-8", newline="") as stream:
-                yield stream
-            begun.replace(path)
+        with (
+            replacement(path) as begun,
+            begun.open("w", encoding="utf-8", newline="") as stream,
+        ):
+            yield stream
     except OSError as exc:
         raise FailedError(f"cannot write {path}: {exc.strerror}") from exc
 

@@ -35,6 +35,8 @@ GAP: Final = 3
 """What Rich puts between two columns."""
 NARROW: Final = 8
 """No column is cut to less."""
+READER_GONE: Final = 128 + 13
+"""What shells report of a program that ended by SIGPIPE."""
 
 
 def visible(text: object) -> str:
@@ -152,10 +154,13 @@ class Output:
 
 
 def _reader_is_gone() -> NoReturn:
-    """End quietly: a reader that has had enough (`… | head`) is no failure."""
+    """End quietly, as whoever is ended by SIGPIPE: a reader has had enough (`… | head`).
+
+    Not with 0, because the reader may have missed a verdict.
+    """
     # What is still buffered would fail again when the interpreter closes standard output.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    raise typer.Exit
+    raise typer.Exit(READER_GONE)
 
 
 def plain_lines(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -356,14 +356,17 @@ def test_a_confirmation_that_nobody_can_give_asks_for_yes(
     assert sentence(done, 2) == "nobody is there to confirm it: add --yes"
 
 
-def test_a_reader_that_has_had_enough_is_no_error(settled: Program, sqlite_url: str) -> None:
+@pytest.mark.parametrize("more", [(), ("--json",)], ids=["text", "json"])
+def test_a_reader_that_has_had_enough_ends_it_in_silence_as_sigpipe_does(
+    settled: Program, sqlite_url: str, more: tuple[str, ...]
+) -> None:
     insert(sqlite_url, count=3000)
-    listing = settled.start("events", "list", "--limit", "3000")
+    listing = settled.start("events", "list", "--limit", "3000", *more)
     assert listing.stdout is not None
     assert listing.stderr is not None
     listing.stdout.readline()
     listing.stdout.close()
-    assert listing.wait(30) == 0
+    assert listing.wait(30) == 141
     assert listing.stderr.read() == ""
     listing.stderr.close()
 

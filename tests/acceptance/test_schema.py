@@ -212,6 +212,19 @@ def test_a_version_that_went_needs_an_upcaster(program: Program) -> None:
     assert "new         shop.order.placed v2" in done.stdout
 
 
+def test_a_verdict_is_not_lost_with_its_reader(program: Program) -> None:
+    schema(program, "export", "--to", "schemas")
+    changed(program, "cancelled", "called_off")
+    check = program.start("schema", "check", "--app", "shop.events", "--against", "schemas")
+    assert check.stdout is not None
+    assert check.stderr is not None
+    check.stdout.close()
+    told = check.stderr.read()
+    check.stderr.close()
+    assert check.wait(60) in {1, 141}, told
+    assert "Traceback" not in told
+
+
 def test_what_was_committed_is_compared_from_any_folder(program: Program) -> None:
     schema(program, "export", "--to", "schemas")
     git(program, "init", "--quiet")
