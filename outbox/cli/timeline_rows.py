@@ -72,7 +72,8 @@ _PASSED: Final = {
 
 def _processed(story: Story) -> Iterator[Happening]:
     for handling in story.handlings:
-        yield Happening(handling.processed_at, False, "processed", handling.consumer, "")
+        what = "processed" if handling.is_sure else "processed or set aside"
+        yield Happening(handling.processed_at, False, what, handling.consumer, "")
 
 
 def _lettered(story: Story) -> Iterator[Happening]:
@@ -133,7 +134,11 @@ def _event(story: Story) -> dict[str, Any]:
             for passage in story.passages
         ],
         "consumers": [
-            {"consumer": each.consumer, "processed_at": _text(each.processed_at)}
+            {
+                "consumer": each.consumer,
+                "processed_at": _text(each.processed_at),
+                "is_sure": each.is_sure,
+            }
             for each in story.handlings
         ],
         "dead_letters": [facts_of(letter) for letter in story.letters],

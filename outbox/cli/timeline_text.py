@@ -24,6 +24,7 @@ STYLES: Final = {
     "waiting": "yellow",
     "unknown": "yellow",
     "to be tried again": "yellow",
+    "processed or set aside": "yellow",
 }
 """What draws attention; all else has gone as it should."""
 DATA_LENGTH: Final = 200
@@ -127,6 +128,7 @@ _SENTENCES: Final = {
     "failed": "{who} failed: {detail}",
     "failed again": "{who} failed again ({detail})",
     "processed": "processed by {who}",
+    "processed or set aside": "processed or set aside by {who}: its letter would be deleted by now",
     "recorded": "in the audit trail at {detail}",
     "parked": "{who} parked it {detail}",
     "to be tried again": "{who} is to try it again ({detail})",

@@ -109,7 +109,9 @@ def test_scripts_get_one_document(program: Program, engine: sa.Engine) -> None:
     assert "data" not in placed["event"]
     assert "data_base64" not in placed["event"]
     assert placed["audit"] == {"position": 1, "recorded_at": "2026-05-01T12:00:05Z"}
-    assert placed["consumers"] == [{"consumer": "billing", "processed_at": "2026-05-01T12:00:01Z"}]
+    assert placed["consumers"] == [
+        {"consumer": "billing", "processed_at": "2026-05-01T12:00:01Z", "is_sure": True}
+    ]
     assert placed["routes"][0]["by"] == "2026-05-01T12:00:01Z"
     [letter] = placed["dead_letters"]
     assert (letter["owner"], letter["attempt_count"]) == ("shipping", 5)
@@ -138,6 +140,22 @@ def test_spreadsheets_get_a_line_for_each_thing(program: Program, engine: sa.Eng
     ]
     assert lines[1]["time_is_latest"] == "yes"
     assert (lines[-2]["subject"], lines[-2]["who"]) == ("'=1+1", r"\x1b[31m,\n")
+
+
+def test_what_a_deleted_letter_may_have_told_is_not_claimed(
+    program: Program, engine: sa.Engine
+) -> None:
+    placed = emit(engine, "order.placed", 0)
+    process(engine, "billing", placed, -1e9)
+    forgetful = {"OUTBOX_RETENTION__DEAD_LETTERS": "30d"}
+    shown = program.call("audit", "timeline", "o-1", **forgetful).stdout
+    assert "processed or set aside by billing: its letter would be deleted by now" in shown
+    rows = program.call("audit", "timeline", "o-1", "--csv", **forgetful).stdout.splitlines()
+    assert [row["what"] for row in csv.DictReader(rows)] == [
+        "emitted",
+        "delivered",
+        "processed or set aside",
+    ]
 
 
 class Tags(HTMLParser):

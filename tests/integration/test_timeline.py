@@ -7,12 +7,15 @@ import shutil
 import sys
 import uuid
 from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlalchemy as sa
 
-from outbox import dead_letter
+from outbox import Consumer, Context, dead_letter
+from outbox.settings import RetentionSettings, Settings
+from outbox.settlement import Counts
 from outbox.table import (
     outbox_audit,
     outbox_checkpoint,
@@ -24,6 +27,7 @@ from relay.database import make_engine
 from relay.timeline import Story, Timeline, timeline
 from tests.fix_mariadb import mariadb_migrated
 from tests.fix_postgres import postgres_migrated
+from tests.integration.consuming import TYPE, Counted, consume
 from tests.pool import assert_all_given_back
 from tests.storytelling import (
     SOURCE,
@@ -32,6 +36,7 @@ from tests.storytelling import (
     at,
     caused,
     emit,
+    envelope,
     forget,
     give_up,
     process,
@@ -42,7 +47,6 @@ from tests.storytelling import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from outbox.settings import Settings
 
 KAFKA = {"transport": "kafka", "bootstrap_servers": "nowhere:1"}
 AUDIT = {"transport": "audit"}
@@ -236,6 +240,56 @@ def test_letters_are_told_with_their_attempts_and_their_end(
     [passage] = only(timeline(engine, given, "o-1")).passages
     assert passage.state == "delivered"
     assert passage.by is not None
+
+
+def test_what_was_set_aside_is_not_told_as_processed(engine: sa.Engine, given: Settings) -> None:
+    """The inbox has it all the same: it is not to be handled when it comes again."""
+    columns: dict[str, Any] = {"type": TYPE, "data": b'{"key": "o-1", "n": 1}'}
+    log = [envelope(engine, emit(engine, "", seconds, **columns)) for seconds in (0, 1)]
+    consumer = Consumer("billing", database=engine)
+    failing = True
+
+    @consumer.on(Counted)
+    def handle(event: Counted, context: Context) -> None:
+        if failing:
+            raise TimeoutError
+
+    def told() -> list[list[str]]:
+        stories = timeline(engine, given, "o-1").stories
+        return [[each.consumer for each in story.handlings] for story in stories]
+
+    assert consume(consumer, log) == Counts(dead=1, parked=1)
+    assert told() == [[], []]
+    with engine.begin() as connection:
+        dead_letter.request(connection, letter_ids(engine))
+    failing = False
+    assert consume(consumer, []) == Counts(handled=2)
+    assert told() == [["billing"], ["billing"]]
+    for story in timeline(engine, given, "o-1").stories:
+        assert story.handlings[0].processed_at == story.letters[0].resolved_at
+    with engine.begin() as connection:
+        values = {"status": "dead", "resolved_at": None}
+        connection.execute(sa.update(outbox_dead_letter).values(values))
+        dead_letter.discard(connection, letter_ids(engine), "a test")
+    assert told() == [[], []]
+    with engine.begin() as connection:
+        connection.execute(sa.delete(outbox_inbox))
+    assert consume(consumer, log) == Counts(handled=2)
+    assert told() == [["billing"], ["billing"]], "they came once more than the inbox knew"
+
+
+def test_where_a_letter_may_be_gone_nobody_is_sure_that_an_event_was_processed(
+    engine: sa.Engine, given: Settings
+) -> None:
+    retention = RetentionSettings(dead_letters=timedelta(days=30))
+    forgetful = given.model_copy(update={"retention": retention})
+    placed = emit(engine, "placed", 0)
+    process(engine, "billing", placed, -1e9)
+    now = datetime.now(UTC).timestamp() - at(0).timestamp()
+    process(engine, "ledger", placed, now)
+    for known, told in ((given, [True, True]), (forgetful, [False, True])):
+        story = only(timeline(engine, known, "o-1"))
+        assert [each.is_sure for each in story.handlings] == told
 
 
 def test_events_that_retention_deleted_are_told_from_the_trail(
