@@ -108,7 +108,11 @@ def test_scripts_get_one_document(program: Program, engine: sa.Engine) -> None:
     assert placed["is_stored"] is False
     assert "data" not in placed["event"]
     assert "data_base64" not in placed["event"]
-    assert placed["audit"] == {"position": 1, "recorded_at": "2026-05-01T12:00:05Z"}
+    assert placed["audit"] == {
+        "position": 1,
+        "recorded_at": "2026-05-01T12:00:05Z",
+        "differences": [],
+    }
     assert placed["consumers"] == [
         {"consumer": "billing", "processed_at": "2026-05-01T12:00:01Z", "is_sure": True}
     ]
@@ -140,6 +144,35 @@ def test_spreadsheets_get_a_line_for_each_thing(program: Program, engine: sa.Eng
     ]
     assert lines[1]["time_is_latest"] == "yes"
     assert (lines[-2]["subject"], lines[-2]["who"]) == ("'=1+1", r"\x1b[31m,\n")
+
+
+def test_a_forged_event_is_told_apart_from_its_record(
+    program: Program, engine: sa.Engine, tmp_path: Path
+) -> None:
+    tell(engine)
+    record(engine, 5)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            """UPDATE outbox_event SET data = '{"total": 1}', headers = '{"actor": "user:1"}'"""
+            " WHERE type = 'shop.order.placed'"
+        )
+    told = "differs from the audit trail in actor, data"
+    shown = program.call("audit", "timeline", "o-1").stdout
+    assert shown.startswith("o-1: 2 events, which caused 1 event; 1 of them not as in the audit")
+    assert shown.count(told) == 1
+    placed, *others = json.loads(program.call("audit", "timeline", "o-1", "--json").stdout)[
+        "events"
+    ]
+    assert placed["audit"]["differences"] == ["actor", "data"]
+    assert [each["audit"]["differences"] for each in others] == [[], []]
+    rows = csv.DictReader(program.call("audit", "timeline", "o-1", "--csv").stdout.splitlines())
+    [row] = [row for row in rows if row["what"] == "differs"]
+    assert (row["who"], row["detail"]) == ("audit", "actor, data")
+    program.call("audit", "timeline", "o-1", "--html", "story.html")
+    assert (
+        f'<li class="red"><span class="when"></span><span>{told}'
+        in (tmp_path / "story.html").read_text()
+    )
 
 
 def test_what_a_deleted_letter_may_have_told_is_not_claimed(
@@ -226,7 +259,7 @@ def test_a_time_that_nobody_can_read_is_shown_as_such(
     assert [line for line in shown if "unreadable" in line] == told
     [found] = json.loads(program.call("audit", "timeline", "o-1", "--json").stdout)["events"]
     assert "time" not in found["event"]
-    assert found["audit"] == {"position": 1, "recorded_at": None}
+    assert found["audit"] == {"position": 1, "recorded_at": None, "differences": []}
     rows = csv.DictReader(program.call("audit", "timeline", "o-1", "--csv").stdout.splitlines())
     assert {(row["what"], row["time"]) for row in rows} == {("emitted", ""), ("recorded", "")}
     program.call("audit", "timeline", "o-1", "--html", "story.html")

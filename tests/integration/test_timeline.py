@@ -17,6 +17,7 @@ from outbox import Consumer, Context, dead_letter
 from outbox.settings import RetentionSettings, Settings
 from outbox.settlement import Counts
 from outbox.table import (
+    GUARD,
     outbox_audit,
     outbox_checkpoint,
     outbox_dead_letter,
@@ -461,6 +462,46 @@ def test_what_an_event_of_another_log_caused_is_told(engine: sa.Engine, given: S
     ]
 
 
+HEADERS = {"actor": "user:42", "correlationid": "c-1"}
+
+
+def forge(engine: sa.Engine, values: dict[str, Any]) -> None:
+    """Alter events without a subject; PostgreSQL's table is guarded, but not from its owner."""
+    is_guarded = engine.dialect.name == "postgresql"
+    forged = sa.update(outbox_event).where(outbox_event.c.subject.is_(None))
+    with engine.begin() as connection:
+        if is_guarded:
+            connection.exec_driver_sql("ALTER TABLE outbox_event DROP CONSTRAINT outbox_event_own")
+        connection.execute(forged.values(**values))
+        if is_guarded:
+            connection.exec_driver_sql(GUARD)
+
+
+@pytest.mark.parametrize(
+    ("values", "differences"),
+    [
+        ({}, []),
+        ({"data": b'{"total": 1}'}, ["data"]),
+        ({"content_type": "text/plain"}, ["data"]),
+        ({"headers": HEADERS | {"actor": "user:1"}}, ["actor"]),
+        ({"headers": {"causationid": "c"}}, ["actor", "correlationid", "causationid"]),
+        ({"time": at(0.123457), "type": "shop.paid"}, ["type", "time"]),
+        ({"version": 2, "subject": ""}, ["version", "subject"]),
+    ],
+)
+def test_what_the_log_says_otherwise_than_the_trail_is_named(
+    engine: sa.Engine, given: Settings, values: dict[str, Any], differences: list[str]
+) -> None:
+    """Whoever has every right in the database has altered it; nothing of the trail changed."""
+    emit(engine, "placed", 0.123456, headers=HEADERS)
+    emit(engine, "noted", 1, source="/eu", subject="s", data="tschüß".encode(), version=3)
+    record(engine, 1)
+    if values:
+        forge(engine, values)
+    first, second = timeline(engine, given, "o-1").stories
+    assert (first.event.differences, second.event.differences) == (differences, [])
+
+
 UNREADABLE = {
     "sqlite": ["'x'", "x'00'", "1"],
     "postgresql": ["'infinity'", "'-infinity'", "'0044-03-15 12:00:00 BC'"],
@@ -503,6 +544,17 @@ def test_any_cell_may_have_been_tampered_with(sqlite_engine: sa.Engine) -> None:
             connection.exec_driver_sql(f"UPDATE outbox_audit SET {column} = CAST('x' AS BLOB)")
     event = only(timeline(sqlite_engine, given, "o-1")).event
     assert (event.envelope.type, event.envelope.actor, event.sequence) == ("x", "x", 0)
+
+
+def test_a_record_that_nothing_can_read_differs(sqlite_engine: sa.Engine) -> None:
+    emit(sqlite_engine, "placed", 0)
+    record(sqlite_engine, 2)
+    with sqlite_engine.begin() as connection:
+        connection.exec_driver_sql(
+            "UPDATE outbox_audit SET time = 'x', version = x'ff', data_digest = 'x', actor = 1"
+        )
+    event = only(timeline(sqlite_engine, settings(sqlite_engine), "o-1")).event
+    assert event.differences == ["version", "actor", "time", "data"]
 
 
 def test_a_chain_of_effects_may_be_long(sqlite_engine: sa.Engine) -> None:
