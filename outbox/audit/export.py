@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import orjson
 
-from outbox.audit.chain import START, Head
+from outbox.audit.chain import Head
 from outbox.audit.record import Record, from_json, to_json
 from outbox.errors import ConfigurationError
 
@@ -33,9 +33,16 @@ class FileChain:
 
     @cached_property
     def start(self) -> Head:
-        """See `Chain.start`; what stood before it is not in the file."""
+        """See `Chain.start`; what stood before it is not in the file.
+
+        Raises `ConfigurationError` where there is no record, which nothing could be told of.
+        """
         first = next(self._records(), None)
-        return START if first is None else Head(first.position - 1, first.previous_hash)
+        if first is None:
+            raise ConfigurationError(
+                f"{self._path} holds no record: an export of any has one a line"
+            )
+        return Head(first.position - 1, first.previous_hash)
 
     def pages(self, after: int | None) -> Iterator[Sequence[Record]]:
         """See `Chain.pages`; in the order of the lines."""

@@ -36,6 +36,7 @@ from outbox.cli.audit_trail import (
     SealOption,
     head_before,
     public_keys,
+    require_range,
     settled,
     trail_of,
 )
@@ -95,12 +96,14 @@ def verify(
     if first is not None and checkpoint is not None:
         msg = "--from and --checkpoint both say where to begin: use one"
         raise CommandLineError(msg)
+    require_range(first, last)
     seals = _trusted_seals(seal, public_key)
     anchors = [each.anchor for each in seals]
     noted = None if checkpoint is None else settled(lambda: read_checkpoint(checkpoint))
     if noted is not None and noted.head != START:
         anchors.append(noted)
     chain: Chain = FileChain(file) if file else trail_of(run, route)
+    _require_reach(chain, noted, last)
     try:
         start = starting_at(chain, _start(chain, first, noted), anchors)
         walk = Walk(chain, start, checkpoint, noted)
@@ -114,6 +117,8 @@ def verify(
         msg = f"{exc}; an export that was to end there is verified with --to"
         raise FailedError(msg) from exc
     count, head = walk.count, walk.head
+    if first is not None and not count:
+        raise FailedError(f"there is no record at position {first:,}: the trail ends before it")
     sealed = [each for each in seals if chain.start.position <= each.last_position <= head.position]
     result = {
         "ok": True,
@@ -211,6 +216,18 @@ def keygen(
 
     make_keys(key, public_key)
     of(context).output.line(f"{key} seals: keep it secret; {public_key} checks: hand it out")
+
+
+def _require_reach(chain: Chain, noted: Anchor | None, last: int | None) -> None:
+    """Raise `CommandLineError` where all that could be verified is behind `last`."""
+    if last is None:
+        return
+    if last <= chain.start.position:
+        begin = chain.start.position + 1
+        raise CommandLineError(f"the export begins at position {begin:,}, behind --to {last}")
+    if noted is not None and noted.head.position > last:
+        position = noted.head.position
+        raise CommandLineError(f"the checkpoint is at position {position:,}, behind --to {last}")
 
 
 def _start(chain: Chain, first: int | None, noted: Anchor | None) -> Head:

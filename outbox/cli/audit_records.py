@@ -23,6 +23,7 @@ from outbox.cli.audit_trail import (
     PublicKeyOption,
     RouteOption,
     SealOption,
+    require_range,
     settled,
     trail_of,
 )
@@ -131,11 +132,19 @@ def export(
     if form not in {"jsonl", "csv"}:
         msg = f"--format is jsonl or csv, not {form}"
         raise CommandLineError(msg)
+    require_range(first, last)
+    earliest, latest = (None if each is None else parse_since(each) for each in (since, until))
+    if earliest is not None and latest is not None and earliest > latest:
+        raise CommandLineError(f"--since {since} is later than --until {until}")
     chain = trail_of(run, route)
-    if since is not None:
-        first = max(first, chain.first_since(parse_since(since)) or chain.last_position() + 1)
-    if until is not None:
-        before = chain.last_before(parse_since(until)) or 0
+    end = chain.last_position()
+    if first > max(end, 1):
+        raise FailedError(f"there is no record at position {first:,}: the trail ends at {end:,}")
+    asked = 0 if last is None else last
+    if earliest is not None:
+        first = max(first, chain.first_since(earliest) or end + 1)
+    if latest is not None:
+        before = chain.last_before(latest) or 0
         last = before if last is None else min(last, before)
     holes = _Holes(first)
     with nullcontext(sys.stdout) if output is None else open_whole(output) as stream:
@@ -152,6 +161,8 @@ def export(
             f"the records are written, but not without a gap: {holes.first} (`outbox audit verify`)"
         )
         raise FailedError(msg)
+    if latest is None and holes.last < asked:
+        raise FailedError(f"the records are written, but the trail ends at {holes.last:,}")
 
 
 def _proof(
@@ -191,14 +202,14 @@ class _Holes:
     """The first place where positions do not follow each other."""
 
     def __init__(self, first: int) -> None:
-        self._next = first
+        self.last = first - 1
         self.first: str | None = None
 
     def look(self, page: Sequence[Record]) -> None:
         for record in page:
-            if record.position != self._next and self.first is None:
-                self.first = f"position {record.position:,} follows {self._next - 1:,}"
-            self._next = record.position + 1
+            if record.position != self.last + 1 and self.first is None:
+                self.first = f"position {record.position:,} follows {self.last:,}"
+            self.last = record.position
 
 
 def _lines(stream: IO[str]) -> Callable[[Sequence[Record]], None]:

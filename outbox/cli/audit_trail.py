@@ -70,6 +70,12 @@ def head_before(chain: Chain, first: int) -> Head:
     return head
 
 
+def require_range(first: int | None, last: int | None) -> None:
+    """Raise `CommandLineError` for a range that nothing can be in."""
+    if first is not None and last is not None and first > last:
+        raise CommandLineError(f"--from {first} is behind --to {last}: no position is in between")
+
+
 def public_keys(paths: list[Path] | None) -> list[bytes]:
     """Read the keys that are trusted; raises `CommandLineError` where none is named."""
     from outbox.audit.signing import read_public_key  # noqa: PLC0415  # an extra

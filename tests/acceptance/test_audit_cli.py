@@ -496,6 +496,10 @@ def test_records_are_chosen_by_time(trail: Trail) -> None:
         (["check-proof", "none", "--public-key", "key.pub"], "cannot read"),
         (["verify", "--checkpoint", "bad.json"], "bad.json is no checkpoint"),
         (["verify", "--from", "99"], "no record at position 98"),
+        (["verify", "--from", "13"], "no record at position 13: the trail ends before it"),
+        (["verify", "--file", "empty.jsonl"], "empty.jsonl holds no record"),
+        (["export", "--from", "13"], "no record at position 13: the trail ends at 12"),
+        (["export", "--from", "12", "--to", "13", "--output", "x"], "but the trail ends at 12"),
         (["verify", "--from", f"{10**20}"], "less than or equal to 9223372036854775807"),
         (["export", "--to", f"{10**20}"], "less than or equal to 9223372036854775807"),
     ],
@@ -504,12 +508,34 @@ def test_what_is_wrong_on_the_command_line_is_told(
     trail: Trail, arguments: list[str], message: str
 ) -> None:
     (trail.folder / "bad.json").write_text("{}")
+    (trail.folder / "empty.jsonl").touch()
     trail.done("keygen", "--key", "key.pem", "--public-key", "key.pub")
     other = {"OUTBOX_ROUTES__OTHER__TRANSPORT": "memory"}
     done = trail.audit(*arguments, **other)
     assert done.returncode in {1, 2}
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["verify", "--from", "10", "--to", "5"], "--from 10 is behind --to 5"),
+        (["verify", "--checkpoint", "walk.json", "--to", "5"], "is at position 12, behind --to 5"),
+        (["verify", "--file", "part.jsonl", "--to", "5"], "begins at position 7, behind --to 5"),
+        (["export", "--from", "9", "--to", "5"], "--from 9 is behind --to 5"),
+        (["export", "--since", "2030-01-01", "--until", "2029-01-01"], "is later than --until"),
+    ],
+)
+def test_a_range_without_positions_is_no_range(
+    trail: Trail, arguments: list[str], message: str
+) -> None:
+    trail.done("verify", "--checkpoint", "walk.json")
+    trail.done("export", "--from", "7", "--output", "part.jsonl")
+    done = trail.audit(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert message in done.stderr
+    assert trail.verdict("--checkpoint", "walk.json", "--to", "12")["records"] == 0
 
 
 def test_the_trail_of_a_route_elsewhere_is_found(trail: Trail, tmp_path: Path) -> None:
