@@ -191,11 +191,17 @@ def seal(
     chain = trail_of(run, route)
     last = ordered[-1] if ordered else None
     start = last.head if last else chain.start if first is None else head_before(chain, first)
-    with _spared_collector(), _bar(chain, start) as advance:
-        made = make_seal(chain, last, signer, start=start, on_page=advance)
+    try:
+        with _spared_collector(), _bar(chain, start) as advance:
+            made = make_seal(chain, last, signer, start=start, on_page=advance)
+    except ChainBrokenError as exc:
+        if not as_json:
+            raise
+        run.output.json(_broken(exc.finding))
+        raise typer.Exit(FAILED) from None
     name = place.write(made)
     if as_json:
-        run.output.json({"file": name, **made.to_json()})
+        run.output.json({"ok": True, "file": name, **made.to_json()})
     else:
         run.output.line(
             f"{name}: positions {made.first_position:,} to {made.last_position:,} are sealed"

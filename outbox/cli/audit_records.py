@@ -29,7 +29,7 @@ from outbox.cli.audit_trail import (
 )
 from outbox.cli.audit_trail import public_keys as keys_of
 from outbox.cli.cells import csv_line
-from outbox.cli.errors import CommandLineError, FailedError
+from outbox.cli.errors import FAILED, CommandLineError, FailedError
 from outbox.cli.files import open_whole
 from outbox.cli.invocation import of
 from outbox.cli.output import json_text
@@ -89,11 +89,17 @@ def check(
 
     run = of(context)
     keys = keys_of(public_key)
-    proven = check_proof(_read_json(file), keys, is_signed)
-    record = proven.record
-    if data is not None and digest(content_type, _read_bytes(data)) != record.data_digest:
-        msg = f"the proof holds, but {data} as {content_type} is not the data of the event"
-        raise FailedError(msg)
+    found = _read_json(file)
+    own = None if data is None else digest(content_type, _read_bytes(data))
+    try:
+        proven = check_proof(found, keys, is_signed)
+        record = proven.record
+        _require_data(record, own, f"{data} as {content_type}")
+    except ProofError as exc:
+        if not as_json:
+            raise
+        run.output.json({"ok": False, "reason": str(exc)})
+        raise typer.Exit(FAILED) from None
     if as_json:
         run.output.json({"ok": True, "record": to_json(record), "seal": proven.seal.to_json()})
         return
@@ -181,6 +187,12 @@ def _proof(
             problem = exc
     assert problem is not None  # noqa: S101  # there is a seal
     raise problem
+
+
+def _require_data(record: Record, own: bytes | None, name: str) -> None:
+    """Raise `ProofError` where data are not those of the record."""
+    if own not in {None, record.data_digest}:
+        raise ProofError(f"the proof holds, but {name} is not the data of the event")
 
 
 def _only(records: Sequence[Record], event_id: str, position: int | None) -> Record:

@@ -38,7 +38,7 @@ def timeline(
         raise CommandLineError("choose one of --json, --csv and --html")
     run = of(context)
     found = read(run.engine, run.settings, key, limit=limit, depth=depth)
-    if not found.stories and not (as_json or as_csv):
+    if not found.stories:
         raise FailedError(
             f"there is no event with the key {key!r}, neither in the log nor in the audit trail"
         )

@@ -329,6 +329,29 @@ def test_a_third_party_checks_a_proof_without_database_or_settings(
     assert (done.returncode, "the proof does not hold" in done.stderr) == (1, True)
 
 
+def test_a_script_tells_what_is_wrong_from_what_could_not_be_looked_at(sealed: Trail) -> None:
+    proof = sealed.folder / "proof.json"
+    proof.write_text(sealed.done("prove", sealed.ids()[2], "--seal", "seals"))
+    (sealed.folder / "other").write_bytes(b"other")
+    check = ("check-proof", "proof.json", "--public-key", "key.pub", "--json")
+    seal = ("seal", "--key", "key.pem", "--to", "seals", "--json")
+    done = sealed.audit(*check, "--data", "other")
+    assert (done.returncode, json.loads(done.stdout)["ok"], done.stderr) == (1, False, "")
+    assert "is not the data of the event" in json.loads(done.stdout)["reason"]
+    proof.write_text(proof.read_text().replace("user:42", "user:43"))
+    done = sealed.audit(*check)
+    assert (done.returncode, json.loads(done.stdout)["ok"], done.stderr) == (1, False, "")
+    proof.write_text("no proof")
+    nothing_new = sealed.audit(*seal)
+    sealed.grow(1)
+    sealed.sql("UPDATE outbox_audit SET actor = 'x' WHERE position = 18")
+    done = sealed.audit(*seal)
+    assert (done.returncode, json.loads(done.stdout)["kind"], done.stderr) == (1, "changed", "")
+    sealed.sql("DROP TABLE outbox_audit")
+    for done in (sealed.audit(*check), nothing_new, sealed.audit("verify", "--json")):
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+
+
 def test_what_cannot_be_proven_says_why(sealed: Trail) -> None:
     done = sealed.audit("prove", "nobody", "--seal", "seals")
     assert (done.returncode, "has no event 'nobody'" in done.stderr) == (1, True)
