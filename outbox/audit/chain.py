@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from outbox.rows import Row
 
 
+LAST_POSITION: Final = 2**63 - 1
+"""The largest position that a database can have."""
+
+
 class Head(NamedTuple):
     """The last record of a chain, or of the part of it that was looked at."""
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Final
 import orjson
 
 from outbox.audit.chain import Head
-from outbox.audit.record import Record, from_json, to_json
+from outbox.audit.record import Record, from_json, of_members, to_json
 from outbox.errors import ConfigurationError
+from outbox.jsontext import read_strictly
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -23,6 +24,15 @@ PAGE: Final = 5_000
 def line(record: Record) -> bytes:
     """Return a record as one line of JSON Lines: its canonical form and its hash."""
     return orjson.dumps(to_json(record)) + b"\n"
+
+
+def read_line(text: bytes) -> Record:
+    """Read a line that `line` wrote, or another program wrote anew; raises `ValueError`."""
+    record = of_members(orjson.loads(text))
+    if line(record) == text:
+        return record
+    # Nothing may stand there that the record does not say, and nothing twice.
+    return from_json(read_strictly(text))
 
 
 class FileChain:
@@ -78,7 +88,7 @@ class FileChain:
             with self._path.open("rb") as lines:
                 for number, text in enumerate(lines, 1):
                     try:
-                        yield from_json(orjson.loads(text))
+                        yield read_line(text)
                     except (ValueError, TypeError) as exc:
                         raise ConfigurationError(
                             f"line {number} of {self._path} is no record of an export: {exc}"

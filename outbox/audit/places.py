@@ -11,6 +11,7 @@ import orjson
 from outbox.audit.seal import Seal, SealError, read_seal
 from outbox.errors import ConfigurationError
 from outbox.files import draft
+from outbox.jsontext import read_strictly
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -48,9 +49,12 @@ def to_text(seal: Seal) -> bytes:
 def of_text(text: bytes, origin: str) -> Seal:
     """Read the text of a seal's file; raises `SealError` that names its origin."""
     try:
-        return read_seal(orjson.loads(text), origin)
+        found = read_strictly(text)
     except orjson.JSONDecodeError as exc:
         raise SealError(f"{origin} is no seal: it is no JSON") from exc
+    except ValueError as exc:
+        raise SealError(f"{origin} is no seal: {exc}") from exc
+    return read_seal(found, origin)
 
 
 class Folder:

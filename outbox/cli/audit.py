@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from outbox.audit.chain import (
+    LAST_POSITION,
     START,
     Anchor,
     Chain,
@@ -29,7 +30,6 @@ from outbox.audit.record import Record
 from outbox.audit.seal import Seal, check_seals, make_seal
 from outbox.cli import audit_records
 from outbox.cli.audit_trail import (
-    MAX,
     JsonOption,
     PublicKeyOption,
     RouteOption,
@@ -66,13 +66,21 @@ def verify(
     first: Annotated[
         int | None,
         typer.Option(
-            "--from", min=1, max=MAX, metavar="N", help="Trust what stands before position N."
+            "--from",
+            min=1,
+            max=LAST_POSITION,
+            metavar="N",
+            help="Trust what stands before position N.",
         ),
     ] = None,
     last: Annotated[
         int | None,
         typer.Option(
-            "--to", min=1, max=MAX, metavar="N", help="The last position; what follows is left out."
+            "--to",
+            min=1,
+            max=LAST_POSITION,
+            metavar="N",
+            help="The last position; what follows is left out.",
         ),
     ] = None,
     checkpoint: Annotated[
@@ -166,7 +174,11 @@ def seal(
     first: Annotated[
         int | None,
         typer.Option(
-            "--from", min=1, max=MAX, metavar="N", help="The first seal of a series: begin here."
+            "--from",
+            min=1,
+            max=LAST_POSITION,
+            metavar="N",
+            help="The first seal of a series: begin here.",
         ),
     ] = None,
     route: RouteOption = None,

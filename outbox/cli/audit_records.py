@@ -8,17 +8,15 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import IO, Annotated, Any
 
-import orjson
 import typer
 
-from outbox.audit.chain import Chain
+from outbox.audit.chain import LAST_POSITION, Chain
 from outbox.audit.export import line
 from outbox.audit.places import read_all
 from outbox.audit.proof import ProofError, check_proof, prove
 from outbox.audit.record import MEMBERS, Record, digest, members, to_json
 from outbox.audit.seal import Seal, SealError, check_seals
 from outbox.cli.audit_trail import (
-    MAX,
     JsonOption,
     PublicKeyOption,
     RouteOption,
@@ -35,6 +33,7 @@ from outbox.cli.invocation import of
 from outbox.cli.output import json_text
 from outbox.cli.times import parse_since
 from outbox.errors import OutboxError
+from outbox.jsontext import read_strictly
 
 
 def prove_record(
@@ -47,7 +46,7 @@ def prove_record(
     ] = None,
     position: Annotated[
         int | None,
-        typer.Option(min=1, max=MAX, metavar="N", help="Where one event is there twice."),
+        typer.Option(min=1, max=LAST_POSITION, metavar="N", help="Where one event is there twice."),
     ] = None,
     public_key: PublicKeyOption = None,
     route: RouteOption = None,
@@ -111,10 +110,12 @@ def export(
     context: typer.Context,
     *,
     first: Annotated[
-        int, typer.Option("--from", min=1, max=MAX, metavar="N", help="The first position.")
+        int,
+        typer.Option("--from", min=1, max=LAST_POSITION, metavar="N", help="The first position."),
     ] = 1,
     last: Annotated[
-        int | None, typer.Option("--to", min=1, max=MAX, metavar="N", help="The last position.")
+        int | None,
+        typer.Option("--to", min=1, max=LAST_POSITION, metavar="N", help="The last position."),
     ] = None,
     since: Annotated[
         str | None, typer.Option(metavar="T", help="From the first event at this time or later.")
@@ -247,9 +248,9 @@ def _csv(stream: IO[str]) -> Callable[[Sequence[Record]], None]:
 
 def _read_json(path: Path) -> object:
     try:
-        return orjson.loads(_read_bytes(path))
-    except orjson.JSONDecodeError as exc:
-        msg = f"{path} is no JSON: {exc}"
+        return read_strictly(_read_bytes(path))
+    except ValueError as exc:
+        msg = f"{path} is no JSON of a proof: {exc}"
         raise FailedError(msg) from exc
 
 

@@ -34,8 +34,6 @@ PublicKeyOption = Annotated[
     list[Path] | None,
     typer.Option("--public-key", metavar="FILE", help="Whose seals are trusted; repeatable."),
 ]
-MAX = 2**63 - 1
-"""The largest position that a database can have."""
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON for scripts.")]
 
 

@@ -399,6 +399,23 @@ def test_an_export_can_be_verified_by_itself(trail: Trail) -> None:
     assert (done.returncode, "line 7 of part.jsonl is no record" in done.stderr) == (1, True)
 
 
+def test_a_record_that_says_two_things_is_none(sealed: Trail) -> None:
+    """Of a member that stands there twice, one reader takes the first and another one the last."""
+    sealed.done("export", "--output", "all.jsonl")
+    proof = sealed.done("prove", sealed.ids()[2], "--seal", "seals")
+    (sealed.folder / "proof.json").write_text(proof.replace('"actor"', '"actor":"x","actor"', 1))
+    done = sealed.audit("check-proof", "proof.json", "--public-key", "key.pub")
+    assert (done.returncode, "'actor' stands there twice" in done.stderr) == (1, True)
+    path = sealed.folder / "all.jsonl"
+    lines = [json.dumps(json.loads(line)) + "\n" for line in path.read_text().splitlines()]
+    path.write_text("".join(lines))
+    assert sealed.verdict("--file", "all.jsonl")["ok"], "another program wrote it anew"
+    path.write_text("".join(lines).replace('"actor"', '"act\\u006fr": "x", "actor"', 1))
+    done = sealed.audit("verify", "--file", "all.jsonl")
+    assert (done.returncode, "line 1 of all.jsonl" in done.stderr) == (1, True)
+    assert "'actor' stands there twice" in done.stderr
+
+
 def test_an_export_is_verified_with_seals(sealed: Trail) -> None:
     sealed.done("export", "--output", "all.jsonl")
     assert sealed.verdict("--file", "all.jsonl", *SEALS)["sealed_position"] == 17

@@ -192,7 +192,10 @@ def test_nothing_of_a_proof_can_be_altered(
         ("audit_path", ["00"], "place is not in the seal's range"),
         ("seal", {**proof["seal"], "merkle_root": "00" * 32}, "was altered"),
         ("format", "x", "no proof"),
-        ("audit_path", None, "no whole proof"),
+        ("audit_path", None, "its member 'audit_path' is no list of hashes"),
+        ("audit_path", ["zz"], "its member 'audit_path' is no list of hashes"),
+        ("record", [], "no whole proof: a record is an object"),
+        ("note", "x", "no whole proof: it lacks members, or has others"),
         ("seal", None, "its seal is no seal"),
     ]:
         with pytest.raises(ProofError, match=message):
@@ -287,11 +290,15 @@ def test_seals_are_kept_as_files_that_nothing_overwrites(tmp_path: Path, seals: 
     assert read_all([str(tmp_path / "one.json"), names[0]]) == [seals[1], seals[0]]
 
 
-def test_a_place_without_seals_is_told(tmp_path: Path) -> None:
+def test_a_place_without_seals_is_told(tmp_path: Path, seals: list[Seal]) -> None:
     with pytest.raises(SealError, match="there is no seal in"):
         read_all([str(tmp_path)])
     with pytest.raises(SealError, match="cannot read the seal"):
         read_all([str(tmp_path / "none.json")])
+    twice = json.dumps(seals[0].to_json()).replace("{", '{"number": 7, ', 1)
+    (tmp_path / "twice.json").write_text(twice)
+    with pytest.raises(SealError, match="its member 'number' stands there twice"):
+        read_all([str(tmp_path / "twice.json")])
     (tmp_path / "seal-1.json").write_text("{")
     with pytest.raises(SealError, match="it is no JSON"):
         Folder(tmp_path).read()
@@ -305,12 +312,13 @@ def test_a_place_without_seals_is_told(tmp_path: Path) -> None:
     [
         ({"format": "x"}, "no seal of an audit trail"),
         ({"more": 1}, "lacks members, or has others"),
-        ({"number": "1"}, "number is no int"),
-        ({"former": 1}, "former is no str"),
+        ({"number": "1"}, "number is no whole number"),
+        ({"former": 1}, "former is no text"),
         ({"last_hash": "zz"}, "cannot be"),
         ({"signature": "00"}, "cannot be"),
         ({"first_position": 0}, "cannot be"),
         ({"last_position": 0}, "cannot be"),
+        ({"last_position": 2**63}, "cannot be"),
     ],
 )
 def test_what_is_no_seal_says_why(
