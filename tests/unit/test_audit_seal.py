@@ -8,6 +8,7 @@ import stat
 import subprocess
 from dataclasses import replace
 from datetime import UTC, datetime
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -211,6 +212,31 @@ def test_nothing_of_a_proof_can_be_altered(
 def test_what_is_no_proof_is_told(found: object, key: SigningKey) -> None:
     with pytest.raises(ProofError, match=r"no (whole )?proof"):
         check_proof(found, [key.public_key], is_signed)
+
+
+def test_another_program_finds_a_proof_to_hold_by_what_the_guide_says(
+    proof: dict[str, Any], chain: Listed, seals: list[Seal]
+) -> None:
+    record = {name: value for name, value in proof["record"].items() if name != "hash"}
+    leaf = sha256(rfc8785.dumps(record)).digest()
+    assert leaf.hex() == proof["record"]["hash"]
+    first, last = (proof["seal"][name] for name in ("first_position", "last_position"))
+    assert (proof["leaf_index"], proof["tree_size"]) == (
+        record["position"] - first,
+        1 + last - first,
+    )
+    leaves = [record.hash for record in chain.records[first - 1 : last]]
+    assert (leaf, rfc6962(leaves).hex()) == (leaves[3], proof["seal"]["merkle_root"])
+    former = seals[1].to_json()
+    assert sha256(rfc8785.dumps(former)).hexdigest() == proof["seal"]["former"]
+
+
+def rfc6962(leaves: list[bytes]) -> bytes:
+    """The tree hash as its definition has it."""
+    if len(leaves) == 1:
+        return sha256(b"\x00" + leaves[0]).digest()
+    half = 1 << (len(leaves) - 1).bit_length() - 1
+    return sha256(b"\x01" + rfc6962(leaves[:half]) + rfc6962(leaves[half:])).digest()
 
 
 def test_what_was_altered_cannot_be_proven(chain: Listed, seals: list[Seal]) -> None:
