@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import orjson
 
 from outbox.audit.seal import Seal, SealError, read_seal
+from outbox.audit.small import read_small
 from outbox.errors import ConfigurationError
 from outbox.files import draft
 from outbox.jsontext import read_strictly
@@ -131,7 +132,7 @@ def _bucket(url: str) -> Place:
 
 def _read(path: Path) -> Seal:
     try:
-        return of_text(path.read_bytes(), str(path))
+        return of_text(read_small(path), str(path))
     except OSError as exc:
         raise SealError(f"cannot read the seal {path}: {exc.strerror}") from exc
 

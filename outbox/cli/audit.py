@@ -42,7 +42,7 @@ from outbox.cli.audit_trail import (
 )
 from outbox.cli.errors import FAILED, CommandLineError, FailedError
 from outbox.cli.invocation import of, require_command
-from outbox.cli.output import counted
+from outbox.cli.output import counted, visible
 from outbox.errors import ConfigurationError
 
 app = typer.Typer(
@@ -188,10 +188,16 @@ def seal(
 
     Keep seals where whoever can change the table cannot.
     """
-    from outbox.audit.signing import is_signed, read_private_key  # noqa: PLC0415  # an extra
+    from outbox.audit.signing import is_exposed, is_signed, read_private_key  # noqa: PLC0415  # an extra
 
     run = of(context)
     signer = settled(lambda: read_private_key(key))
+    if is_exposed(key):
+        advice = f"chmod 600 {key}"
+        typer.echo(
+            visible(f"warning: others than its owner may use the private key {key}: {advice}"),
+            err=True,
+        )
     place = settled(lambda: place_of(to))
     before = settled(lambda: read_all([former])) if former is not None else place.series()
     if before and first is not None:
@@ -232,6 +238,9 @@ def keygen(
     """Make a pair of keys to seal with and to check with; neither is printed."""
     from outbox.audit.signing import make_keys  # noqa: PLC0415  # an extra
 
+    if key.resolve() == public_key.resolve():
+        msg = "--key and --public-key name one file: each key has its own"
+        raise CommandLineError(msg)
     make_keys(key, public_key)
     of(context).output.line(f"{key} seals: keep it secret; {public_key} checks: hand it out")
 

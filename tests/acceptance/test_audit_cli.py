@@ -307,6 +307,14 @@ def test_keys_are_never_printed(trail: Trail) -> None:
     assert (done.returncode, "key.pub is no private key" in done.stderr) == (2, True)
 
 
+def test_a_private_key_that_others_may_read_is_warned_of(trail: Trail) -> None:
+    trail.done("keygen", "--key", "key.pem", "--public-key", "key.pub")
+    (trail.folder / "key.pem").chmod(0o640)
+    done = trail.audit("seal", "--key", "key.pem", "--to", "seals", "--json")
+    assert (done.returncode, json.loads(done.stdout)["ok"]) == (0, True)
+    assert done.stderr.startswith("warning: others than its owner may use the private key key.pem:")
+
+
 def test_a_third_party_checks_a_proof_without_database_or_settings(
     sealed: Trail, tmp_path: Path
 ) -> None:
@@ -535,6 +543,10 @@ def test_records_are_chosen_by_time(trail: Trail) -> None:
         (["export", "--format", "xml"], "--format is jsonl or csv"),
         (["check-proof", "none", "--public-key", "key.pub"], "cannot read"),
         (["verify", "--checkpoint", "bad.json"], "bad.json is no checkpoint"),
+        (["verify", "--checkpoint", "far.json"], "far.json is no checkpoint"),
+        (["verify", "--checkpoint", "large"], "the checkpoint large: File too large"),
+        (["seal", "--key", "large", "--to", "x"], "cannot read the private key large: File too"),
+        (["keygen", "--key", "kk", "--public-key", "./kk"], "name one file: each key has its own"),
         (["verify", "--from", "99"], "no record at position 98"),
         (["verify", "--from", "13"], "no record at position 13: the trail ends before it"),
         (["verify", "--file", "empty.jsonl"], "empty.jsonl holds no record"),
@@ -549,6 +561,9 @@ def test_what_is_wrong_on_the_command_line_is_told(
 ) -> None:
     (trail.folder / "bad.json").write_text("{}")
     (trail.folder / "empty.jsonl").touch()
+    (trail.folder / "large").write_bytes(b" " * 65_537)
+    far = {"format": "outbox-audit-checkpoint/1", "position": 2**63, "hash": "00" * 32}
+    (trail.folder / "far.json").write_text(json.dumps(far | {"verified_at": "now"}))
     trail.done("keygen", "--key", "key.pem", "--public-key", "key.pub")
     other = {"OUTBOX_ROUTES__OTHER__TRANSPORT": "memory"}
     done = trail.audit(*arguments, **other)

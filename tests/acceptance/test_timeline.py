@@ -275,6 +275,7 @@ def test_a_time_that_nobody_can_read_is_shown_as_such(
             (("o-9", *form), 1, "there is no event with the key 'o-9'")
             for form in ((), ("--json",), ("--csv",), ("--html", "story.html"))
         ),
+        (("o-1", "--limit", f"{2**63 - 1}"), 2, "less than or equal to 1000000"),
         (("o-1", "--json", "--csv"), 2, "choose one of --json, --csv and --html"),
         (("o-1", "--html", "none/story.html"), 1, "cannot write none/story.html: No such file"),
     ],

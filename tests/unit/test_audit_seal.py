@@ -325,6 +325,9 @@ def test_a_place_without_seals_is_told(tmp_path: Path, seals: list[Seal]) -> Non
     (tmp_path / "twice.json").write_text(twice)
     with pytest.raises(SealError, match="its member 'number' stands there twice"):
         read_all([str(tmp_path / "twice.json")])
+    (tmp_path / "large.json").write_bytes(b" " * 65_537)
+    with pytest.raises(SealError, match=r"cannot read the seal .*large\.json: File too large"):
+        read_all([str(tmp_path / "large.json")])
     (tmp_path / "seal-1.json").write_text("{")
     with pytest.raises(SealError, match="it is no JSON"):
         Folder(tmp_path).read()
