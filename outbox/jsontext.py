@@ -1,4 +1,4 @@
-"""Reads JSON objects that anybody may have stored, and that a database takes for JSON.
+"""Reads JSON that anybody may have written: leniently what was stored, strictly what is proof.
 
 What a database takes is more than the parser does: numbers that no float holds, half of a surrogate
 pair, a thousand levels. One such row must not hold up every event behind it.
@@ -25,6 +25,29 @@ def read_object(stored: bytes | str) -> dict[str, Any]:
     except orjson.JSONDecodeError:
         return _read_leniently(stored)
     return found
+
+
+def read_strictly(text: bytes) -> Any:
+    """Read JSON that says each thing once (RFC 7493, I-JSON); raises `ValueError` otherwise.
+
+    Of a member that stands there twice, readers choose one or the other.
+    """
+    found = orjson.loads(text)
+    try:
+        json.loads(text, object_pairs_hook=_each_once)
+    except RecursionError:
+        msg = "it is nested too deeply"
+        raise ValueError(msg) from None
+    return found
+
+
+def _each_once(members: list[tuple[str, Any]]) -> None:
+    seen: set[str] = set()
+    for name, _ in members:
+        if name in seen:
+            msg = f"its member {name!r} stands there twice"
+            raise ValueError(msg)
+        seen.add(name)
 
 
 def _read_leniently(stored: bytes | str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
+from outbox import clock
 from outbox.chunks import rows_with
 from outbox.letter import from_row
 from outbox.table import outbox_dead_letter, outbox_inbox
@@ -42,6 +43,8 @@ class Handling:
 
     consumer: str
     processed_at: datetime
+    is_sure: bool = True
+    """Else it may have been set aside then: its letter would have been deleted by now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,8 +92,9 @@ def timeline(
         events = [*own, *(event for event, _ in caused)]
         causes = {event.id: event for event in [*log.with_ids(_unknown_causes(own)), *events]}
         names = {event.name for event in events}
-        handled = _handlings(connection, names)
+        handled = _taken(connection, names)
         letters = _letters(connection, names)
+        kept_since = _kept_since(connection, settings)
         passed = passages(connection, settings, events, handled, letters)
     depths = dict.fromkeys(own, 0) | dict(caused)
     stories = {
@@ -100,7 +104,9 @@ def timeline(
             cause=causes.get(event.envelope.causation_id or ""),
             cause_id=event.envelope.causation_id,
             passages=passed.get(event, ()),
-            handlings=[Handling(*each) for each in handled.get(event.name, ())],
+            handlings=_handlings(
+                handled.get(event.name, ()), letters.get(event.name, ()), kept_since
+            ),
             letters=letters.get(event.name, ()),
         )
         for event in events
@@ -151,8 +157,41 @@ def _in_order(own: Sequence[Event], stories: Mapping[Event, Story]) -> Iterator[
 
 
 def _handlings(
-    connection: sa.Connection, names: set[Name]
-) -> dict[Name, list[tuple[str, datetime]]]:
+    taken: Sequence[tuple[str, datetime]], letters: Sequence[Letter], kept_since: datetime | None
+) -> list[Handling]:
+    """Return who processed an event, and when, in order.
+
+    The inbox has a row of what was set aside as well, written right before its letter.
+    """
+    own = {letter.owner: letter for letter in letters if letter.stage == "consumer"}
+    found: list[Handling] = []
+    for consumer, taken_at in taken:
+        letter = own.get(consumer)
+        if letter is None:
+            found.append(Handling(consumer, taken_at, kept_since is None or taken_at >= kept_since))
+        elif taken_at > (_replayed_at(letter) or letter.last_failed_at):
+            found.append(Handling(consumer, taken_at))  # it came again, and was handled
+    for letter in own.values():
+        replayed_at = _replayed_at(letter)
+        if replayed_at is not None:
+            found.append(Handling(letter.owner, replayed_at))
+    return sorted(found, key=lambda handling: handling.processed_at)
+
+
+def _replayed_at(letter: Letter) -> datetime | None:
+    return letter.resolved_at if letter.status == "replayed" else None
+
+
+def _kept_since(connection: sa.Connection, settings: Settings) -> datetime | None:
+    """Return since when no resolved letter has been deleted; None where none ever is."""
+    age = settings.retention.dead_letters
+    if age is None:
+        return None
+    return connection.execute(sa.select(clock.now_plus(-age.total_seconds()))).scalar_one()
+
+
+def _taken(connection: sa.Connection, names: set[Name]) -> dict[Name, list[tuple[str, datetime]]]:
+    """Return which consumers have entered events into their inbox, and when."""
     columns = outbox_inbox.c
     found: dict[Name, list[tuple[str, datetime]]] = defaultdict(list)
     # By each consumer in turn, because the inbox has no index that begins with the event.
@@ -163,8 +202,6 @@ def _handlings(
         name = sa.tuple_(columns.source, columns.event_id)
         for row in rows_with(connection, query, name, names):
             found[row.source, row.event_id].append((consumer, row.processed_at))
-    for each in found.values():
-        each.sort(key=lambda handling: handling[1])
     return found
 
 

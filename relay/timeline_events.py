@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
+from outbox.audit.record import digest
 from outbox.chunks import CHUNK, in_chunks, rows_with
 from outbox.codec import ROW_COLUMNS, from_row
 from outbox.columns import is_uuid
@@ -40,6 +41,8 @@ class Event:
     """Its place in the audit trail; None where that does not have it."""
     recorded_at: datetime | None = None
     """When the trail took it; None where it has there what is no time."""
+    differences: Sequence[str] = ()
+    """What the log says otherwise than the trail's record, by the names that a record has."""
 
     @property
     def id(self) -> str:
@@ -194,6 +197,7 @@ _RECORDS: Final = sa.select(
     sa.cast(_TRAIL.sequence, sa.BigInteger).label("seq"),
     sa.cast(_TRAIL.event_id, sa.Text).label("id"),
     sa.cast(_TRAIL.version, sa.BigInteger).label("version"),
+    sa.cast(_TRAIL.data_digest, sa.LargeBinary).label("data_digest"),
     *(
         sa.cast(column, sa.Text).label(column.name)
         for column in (
@@ -224,7 +228,24 @@ def _stored_event(row: sa.Row[Any], record: sa.Row[Any] | None) -> Event:
         is_stored=True,
         position=None if record is None else record.position,
         recorded_at=None if record is None else _moment(record.recorded_at),
+        differences=() if record is None else _differences(envelope, record),
     )
+
+
+def _differences(envelope: Envelope, record: sa.Row[Any]) -> Sequence[str]:
+    """Name what the trail would have recorded otherwise, were the log then as it is now."""
+    pairs = {
+        "type": (envelope.type, record.type),
+        "version": (envelope.version, record.version),
+        "subject": (envelope.subject, record.subject),
+        "partitionkey": (envelope.partition_key, record.partition_key),
+        "actor": (envelope.actor, record.actor),
+        "correlationid": (envelope.correlation_id, record.correlation_id),
+        "causationid": (envelope.causation_id, record.causation_id),
+        "time": (envelope.time, _moment(record.time)),
+        "data": (digest(envelope.content_type, envelope.data), bytes(record.data_digest)),
+    }
+    return [name for name, (logged, recorded) in pairs.items() if logged != recorded]
 
 
 def _trailed_event(record: sa.Row[Any]) -> Event:

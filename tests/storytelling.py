@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
 from outbox import dead_letter
+from outbox.audit.chain import START, extend
+from outbox.codec import ROW_COLUMNS, from_row
 from outbox.dead_letter import Failure
-from outbox.envelope import Envelope
+from outbox.rows import Rows
 from outbox.settings import Settings
 from outbox.table import outbox_audit, outbox_checkpoint, outbox_event, outbox_inbox
-from tests.emitting import read
 from tests.retaining import deliver
+
+if TYPE_CHECKING:
+    from outbox.envelope import Envelope
 
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
 SOURCE = "/shop"
@@ -63,11 +68,17 @@ def process(engine: sa.Engine, consumer: str, event_id: str, seconds: float) -> 
         connection.execute(sa.insert(outbox_inbox), values | {"processed_at": at(seconds)})
 
 
+def envelopes(engine: sa.Engine) -> list[Envelope]:
+    """The events as they travel, by number: their source is the relay's where they have none."""
+    query = sa.select(*(outbox_event.c[name] for name in ROW_COLUMNS)).order_by(outbox_event.c.seq)
+    with engine.connect() as connection:
+        found = [from_row(*row) for row in connection.execute(query)]
+    return [replace(each, source=each.source or SOURCE) for each in found]
+
+
 def envelope(engine: sa.Engine, event_id: str) -> Envelope:
-    """The event as it travels: its source is the relay's."""
-    [found] = [each for each in read(engine) if each.id == event_id]
-    values = {name: getattr(found, name) for name in Envelope.__dataclass_fields__}
-    return Envelope(**values | {"source": SOURCE})
+    [found] = [each for each in envelopes(engine) if each.id == event_id]
+    return found
 
 
 def give_up(
@@ -79,28 +90,18 @@ def give_up(
 
 
 HASHES = dict.fromkeys(("data_digest", "previous_hash", "hash"), bytes(32))
-"""Of no use to a timeline."""
+"""Of no use to a timeline of events that are not in the log."""
 
 
 def record(engine: sa.Engine, seconds: float) -> None:
     """Write all events into an audit trail."""
+    travelling = envelopes(engine)
+    rows = [
+        made._asdict() | {"time": each.time, "recorded_at": at(seconds)}
+        for each, made in zip(travelling, extend(START, Rows.of(travelling).rows), strict=True)
+    ]
     with engine.begin() as connection:
-        rows = connection.execute(sa.select(outbox_event).order_by(outbox_event.c.seq)).all()
-        for position, row in enumerate(rows, start=1):
-            values = {
-                "position": position,
-                "event_id": str(row.id),
-                "source": row.source or SOURCE,
-                "actor": row.headers.get("actor"),
-                "causation_id": row.headers.get("causationid"),
-                "sequence": row.seq,
-                "recorded_at": at(seconds),
-                **HASHES,
-            }
-            same = ("type", "version", "subject", "partition_key", "time")
-            connection.execute(
-                sa.insert(outbox_audit), values | {name: getattr(row, name) for name in same}
-            )
+        connection.execute(sa.insert(outbox_audit), rows)
 
 
 def add_record(

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from outbox.rows import Row
 
 
+LAST_POSITION: Final = 2**63 - 1
+"""The largest position that a database can have."""
+
+
 class Head(NamedTuple):
     """The last record of a chain, or of the part of it that was looked at."""
 
@@ -152,9 +156,10 @@ def verified(
             known = anchor.head.position
         yield page
     if waiting:
-        raise ChainBrokenError(_truncated(position, waiting[0].head.position, waiting[0].origin))
+        anchor = waiting[0]
+        raise ChainBrokenError(_truncated(position, anchor.head.position, anchor.origin, known))
     if last_position is not None and position < last_position:
-        raise ChainBrokenError(_truncated(position, last_position, "whoever asks"))
+        raise ChainBrokenError(_truncated(position, last_position, "whoever asks", position))
 
 
 def _waiting(anchors: Iterable[Anchor], start: Head, last_position: int | None) -> list[Anchor]:
@@ -289,8 +294,15 @@ def _rewritten(known: int, anchor: Anchor) -> Finding:
     return Finding("rewritten", known + 1, None, reason, anchor.head.position)
 
 
-def _truncated(position: int, last_position: int, origin: str) -> Finding:
+def _truncated(position: int, last_position: int, origin: str, known: int) -> Finding:
+    """Say that records are missing behind a position; up to `known` they were as anchors say."""
     reason = f"the trail ends before it, and {origin} knows of it"
+    if known < position:
+        # Whoever removes a record and computes the others anew has one less at the end.
+        reason += (
+            f"; the records from position {known + 1:,} on agree with each other, and with nothing"
+            " that is known from elsewhere: one that is missing may have stood among them"
+        )
     return Finding("truncated", position + 1, None, reason, last_position)
 
 

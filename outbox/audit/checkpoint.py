@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Final
 
 import orjson
 
-from outbox.audit.chain import START, Anchor, Head
+from outbox.audit.chain import LAST_POSITION, START, Anchor, Head
 from outbox.audit.record import HASH_BYTES
+from outbox.audit.small import read_small
 from outbox.codec import time_text
 from outbox.errors import ConfigurationError
 from outbox.files import replacement
@@ -25,14 +26,16 @@ def read_checkpoint(path: Path) -> Anchor:
     Raises `ConfigurationError` where it is something else.
     """
     try:
-        found = orjson.loads(path.read_bytes())
+        text = read_small(path)
     except FileNotFoundError:
         return Anchor(START, "nothing")
-    except (OSError, orjson.JSONDecodeError) as exc:
-        raise ConfigurationError(f"cannot read the checkpoint {path}: {exc}") from exc
+    except OSError as exc:
+        raise ConfigurationError(f"cannot read the checkpoint {path}: {exc.strerror}") from exc
     try:
-        head = Head(int(found["position"]), bytes.fromhex(found["hash"]))
-        is_ours = found["format"] == FORMAT and len(head.hash) == HASH_BYTES and head.position >= 0
+        found = orjson.loads(text)
+        head = Head(found["position"], bytes.fromhex(found["hash"]))
+        is_head = type(head.position) is int and len(head.hash) == HASH_BYTES
+        is_ours = found["format"] == FORMAT and is_head and 0 <= head.position <= LAST_POSITION
         when = str(found["verified_at"])
     except (KeyError, TypeError, ValueError):
         is_ours = False

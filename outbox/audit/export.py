@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Final
 
 import orjson
 
-from outbox.audit.chain import START, Head
-from outbox.audit.record import Record, from_json, to_json
+from outbox.audit.chain import Head
+from outbox.audit.record import Record, from_json, of_members, to_json
 from outbox.errors import ConfigurationError
+from outbox.jsontext import read_strictly
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -25,6 +26,15 @@ def line(record: Record) -> bytes:
     return orjson.dumps(to_json(record)) + b"\n"
 
 
+def read_line(text: bytes) -> Record:
+    """Read a line that `line` wrote, or another program wrote anew; raises `ValueError`."""
+    record = of_members(orjson.loads(text))
+    if line(record) == text:
+        return record
+    # Nothing may stand there that the record does not say, and nothing twice.
+    return from_json(read_strictly(text))
+
+
 class FileChain:
     """An export as a `Chain`: read from its beginning each time, and never kept in memory."""
 
@@ -33,9 +43,16 @@ class FileChain:
 
     @cached_property
     def start(self) -> Head:
-        """See `Chain.start`; what stood before it is not in the file."""
+        """See `Chain.start`; what stood before it is not in the file.
+
+        Raises `ConfigurationError` where there is no record, which nothing could be told of.
+        """
         first = next(self._records(), None)
-        return START if first is None else Head(first.position - 1, first.previous_hash)
+        if first is None:
+            raise ConfigurationError(
+                f"{self._path} holds no record: an export of any has one a line"
+            )
+        return Head(first.position - 1, first.previous_hash)
 
     def pages(self, after: int | None) -> Iterator[Sequence[Record]]:
         """See `Chain.pages`; in the order of the lines."""
@@ -71,7 +88,7 @@ class FileChain:
             with self._path.open("rb") as lines:
                 for number, text in enumerate(lines, 1):
                     try:
-                        yield from_json(orjson.loads(text))
+                        yield read_line(text)
                     except (ValueError, TypeError) as exc:
                         raise ConfigurationError(
                             f"line {number} of {self._path} is no record of an export: {exc}"

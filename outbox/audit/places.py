@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Final, Protocol
 import orjson
 
 from outbox.audit.seal import Seal, SealError, read_seal
+from outbox.audit.small import read_small
 from outbox.errors import ConfigurationError
 from outbox.files import draft
+from outbox.jsontext import read_strictly
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -48,9 +50,12 @@ def to_text(seal: Seal) -> bytes:
 def of_text(text: bytes, origin: str) -> Seal:
     """Read the text of a seal's file; raises `SealError` that names its origin."""
     try:
-        return read_seal(orjson.loads(text), origin)
+        found = read_strictly(text)
     except orjson.JSONDecodeError as exc:
         raise SealError(f"{origin} is no seal: it is no JSON") from exc
+    except ValueError as exc:
+        raise SealError(f"{origin} is no seal: {exc}") from exc
+    return read_seal(found, origin)
 
 
 class Folder:
@@ -127,7 +132,7 @@ def _bucket(url: str) -> Place:
 
 def _read(path: Path) -> Seal:
     try:
-        return of_text(path.read_bytes(), str(path))
+        return of_text(read_small(path), str(path))
     except OSError as exc:
         raise SealError(f"cannot read the seal {path}: {exc.strerror}") from exc
 

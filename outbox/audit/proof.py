@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from outbox.audit.chain import Chain
 
 FORMAT: Final = "outbox-audit-proof/1"
+MEMBERS: Final = {"format", "record", "leaf_index", "tree_size", "audit_path", "seal"}
+"""The names of what a proof has."""
 
 
 class ProofError(OutboxError):
@@ -59,12 +61,22 @@ def prove(chain: Chain, record: Record, seal: Seal) -> dict[str, Any]:
 
 
 def _whole(found: dict[str, Any], name: str) -> int:
-    """Return a member that is a whole number; raises `TypeError` where it is none."""
+    """Return a member that is a whole number; raises `ValueError` where it is none."""
     value = found[name]
     if type(value) is not int:
         msg = f"its member {name!r} is no whole number"
-        raise TypeError(msg)
+        raise ValueError(msg)
     return value
+
+
+def _path(found: object) -> list[bytes]:
+    """Return the hashes of an audit path; raises `ValueError` where it is none."""
+    texts: list[Any] = found if isinstance(found, list) else [None]
+    try:
+        return [bytes.fromhex(text) for text in texts]
+    except (TypeError, ValueError):
+        msg = "its member 'audit_path' is no list of hashes in hexadecimal"
+        raise ValueError(msg) from None
 
 
 def check_proof(
@@ -75,16 +87,18 @@ def check_proof(
     """Return what a proof proves; raises `ProofError` where it is not so."""
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise ProofError(f"this is no proof of an audit trail ({FORMAT})")
+    if found.keys() != MEMBERS:
+        raise ProofError("this is no whole proof: it lacks members, or has others")
     try:
         record = from_json(found["record"])
-        path = [bytes.fromhex(each) for each in found["audit_path"]]
+        path = _path(found["audit_path"])
         index, size = (_whole(found, name) for name in ("leaf_index", "tree_size"))
         seal = read_seal(found["seal"], "its seal")
         check_seals([seal], public_keys, is_signed)
     except SealError as exc:
         raise ProofError(f"the proof does not hold: {exc}") from exc
-    except (KeyError, TypeError, ValueError) as exc:
-        raise ProofError(f"this is no whole proof: {exc!r}") from exc
+    except ValueError as exc:
+        raise ProofError(f"this is no whole proof: {exc}") from exc
     if not is_intact(record):
         raise ProofError("the proof does not hold: the record's hash is not that of its content")
     is_place = (index, size) == (record.position - seal.first_position, seal.size)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 import orjson
 
@@ -154,10 +154,25 @@ MEMBERS: Final = (
 """The names of what `to_json` returns."""
 
 
-def from_json(found: Mapping[str, Any]) -> Record:
+def from_json(found: object) -> Record:
     """Read what `to_json` wrote; raises `ValueError` that names what is missing or wrong."""
+    record = of_members(found)
+    # What no hash covers is nothing that a record says.
+    written = to_json(record)
+    for name, value in cast("dict[str, Any]", found).items():
+        if name not in written or value != written[name]:
+            msg = f"its member {name!r} is none, or is not written as a record has it"
+            raise ValueError(msg)
+    return record
+
+
+def of_members(found: object) -> Record:
+    """Make a record of the members that it needs, and look at no others; raises `ValueError`."""
+    if not isinstance(found, dict):
+        msg = "a record is an object"
+        raise ValueError(msg)  # noqa: TRY004  # of a file, not of a caller
     try:
-        record = Record(
+        return Record(
             position=_typed(found, "position", int),
             event_id=_typed(found, "id", str),
             source=_typed(found, "source", str),
@@ -169,7 +184,7 @@ def from_json(found: Mapping[str, Any]) -> Record:
             correlation_id=_optional(found, "correlationid"),
             causation_id=_optional(found, "causationid"),
             time=_typed(found, "time", str),
-            sequence=int(_typed(found, "sequence", str)),
+            sequence=_number(found, "sequence"),
             data_digest=_hash(found, "datadigest"),
             previous_hash=_hash(found, "previoushash"),
             hash=_hash(found, "hash"),
@@ -177,13 +192,6 @@ def from_json(found: Mapping[str, Any]) -> Record:
     except KeyError as exc:
         msg = f"it has no member {exc.args[0]!r}"
         raise ValueError(msg) from None
-    # What no hash covers is nothing that a record says.
-    written = to_json(record)
-    for name in found:
-        if name not in written or found[name] != written[name]:
-            msg = f"its member {name!r} is none, or is not written as a record has it"
-            raise ValueError(msg)
-    return record
 
 
 def of_row(row: Row, position: int, previous_hash: bytes) -> Record:
@@ -223,9 +231,17 @@ def _text(value: bytes) -> str:
 def _typed(found: Mapping[str, Any], name: str, kind: type[Any]) -> Any:
     value = found[name]
     if type(value) is not kind:
-        msg = f"its member {name!r} is no {kind.__name__}"
+        msg = f"its member {name!r} is no {'text' if kind is str else 'whole number'}"
         raise ValueError(msg)
     return value
+
+
+def _number(found: Mapping[str, Any], name: str) -> int:
+    try:
+        return int(_typed(found, name, str))
+    except ValueError:
+        msg = f"its member {name!r} is no text of a whole number"
+        raise ValueError(msg) from None
 
 
 def _optional(found: Mapping[str, Any], name: str) -> Any:
@@ -233,7 +249,11 @@ def _optional(found: Mapping[str, Any], name: str) -> Any:
 
 
 def _hash(found: Mapping[str, Any], name: str) -> Any:
-    value = bytes.fromhex(_typed(found, name, str))
+    text = _typed(found, name, str)
+    try:
+        value = bytes.fromhex(text)
+    except ValueError:
+        value = b""
     if len(value) != HASH_BYTES:
         msg = f"its member {name!r} is no SHA-256 in hexadecimal"
         raise ValueError(msg)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import orjson
 
-from outbox.audit.chain import Anchor, Chain, Head, starting_at, verified
+from outbox.audit.chain import LAST_POSITION, Anchor, Chain, Head, starting_at, verified
 from outbox.audit.merkle import Tree
 from outbox.codec import time_text
 from outbox.errors import OutboxError
@@ -103,14 +103,15 @@ def read_seal(found: object, origin: str) -> Seal:
     for name, value in members.items():
         kind = int if name in {"number", "first_position", "last_position"} else str
         if type(value) is not kind and not (name == "former" and value is None):
-            raise SealError(f"{origin} is no seal: {name} is no {kind.__name__}")
+            what = "text" if kind is str else "whole number"
+            raise SealError(f"{origin} is no seal: {name} is no {what}")
     seal = Seal(**members)
     try:
         sizes = [len(bytes.fromhex(text)) for text in (seal.last_hash, seal.merkle_root)]
         keys = [len(bytes.fromhex(text)) for text in (seal.public_key, seal.signature)]
     except ValueError:
         sizes, keys = [], []
-    is_range = 1 <= seal.first_position <= seal.last_position
+    is_range = 1 <= seal.first_position <= seal.last_position <= LAST_POSITION
     if sizes != [32, 32] or keys != [32, 64] or not is_range:
         raise SealError(f"{origin} is no seal: a hash, a key or its range cannot be")
     return seal

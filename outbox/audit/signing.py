@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from outbox.audit.small import read_small
 from outbox.errors import ConfigurationError
 
 try:
@@ -86,6 +87,11 @@ def read_private_key(path: Path) -> SigningKey:
     return SigningKey(key)
 
 
+def is_exposed(path: Path) -> bool:
+    """Tell whether others than its owner may read a file or write to it; raises `OSError`."""
+    return os.name == "posix" and bool(path.stat().st_mode & 0o077)
+
+
 def read_public_key(path: Path) -> bytes:
     """Read a public key's 32 bytes; raises `ConfigurationError` that names the file."""
     key = _read(path, serialization.load_pem_public_key, "public")
@@ -96,7 +102,7 @@ def read_public_key(path: Path) -> bytes:
 
 def _read(path: Path, load: Callable[[bytes], object], kind: str) -> object:
     try:
-        return load(path.read_bytes())
+        return load(read_small(path))
     except OSError as exc:
         raise ConfigurationError(f"cannot read the {kind} key {path}: {exc.strerror}") from exc
     except (ValueError, TypeError):  # TypeError: it is encrypted; what they say may quote the file

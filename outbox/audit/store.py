@@ -159,7 +159,7 @@ class TableChain:
         records = list(map(made, zip(*columns, strict=True)))
         nowhere = next((each for each in records if type(each.position) is not int), None)
         if nowhere is not None:
-            reason = f"its position is {nowhere.position}, which is no whole number"
+            reason = "its position is no whole number"
             raise ChainBrokenError(Finding("changed", 0, str(nowhere.event_id), reason))
         return records
 

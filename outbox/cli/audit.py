@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from outbox.audit.chain import (
+    LAST_POSITION,
     START,
     Anchor,
     Chain,
@@ -29,19 +30,19 @@ from outbox.audit.record import Record
 from outbox.audit.seal import Seal, check_seals, make_seal
 from outbox.cli import audit_records
 from outbox.cli.audit_trail import (
-    MAX,
     JsonOption,
     PublicKeyOption,
     RouteOption,
     SealOption,
     head_before,
     public_keys,
+    require_range,
     settled,
     trail_of,
 )
 from outbox.cli.errors import FAILED, CommandLineError, FailedError
 from outbox.cli.invocation import of, require_command
-from outbox.cli.output import counted
+from outbox.cli.output import counted, visible
 from outbox.errors import ConfigurationError
 
 app = typer.Typer(
@@ -65,13 +66,21 @@ def verify(
     first: Annotated[
         int | None,
         typer.Option(
-            "--from", min=1, max=MAX, metavar="N", help="Trust what stands before position N."
+            "--from",
+            min=1,
+            max=LAST_POSITION,
+            metavar="N",
+            help="Trust what stands before position N.",
         ),
     ] = None,
     last: Annotated[
         int | None,
         typer.Option(
-            "--to", min=1, max=MAX, metavar="N", help="The last position; what follows is left out."
+            "--to",
+            min=1,
+            max=LAST_POSITION,
+            metavar="N",
+            help="The last position; what follows is left out.",
         ),
     ] = None,
     checkpoint: Annotated[
@@ -95,12 +104,14 @@ def verify(
     if first is not None and checkpoint is not None:
         msg = "--from and --checkpoint both say where to begin: use one"
         raise CommandLineError(msg)
+    require_range(first, last)
     seals = _trusted_seals(seal, public_key)
     anchors = [each.anchor for each in seals]
     noted = None if checkpoint is None else settled(lambda: read_checkpoint(checkpoint))
     if noted is not None and noted.head != START:
         anchors.append(noted)
     chain: Chain = FileChain(file) if file else trail_of(run, route)
+    _require_reach(chain, noted, last)
     try:
         start = starting_at(chain, _start(chain, first, noted), anchors)
         walk = Walk(chain, start, checkpoint, noted)
@@ -114,6 +125,8 @@ def verify(
         msg = f"{exc}; an export that was to end there is verified with --to"
         raise FailedError(msg) from exc
     count, head = walk.count, walk.head
+    if first is not None and not count:
+        raise FailedError(f"there is no record at position {first:,}: the trail ends before it")
     sealed = [each for each in seals if chain.start.position <= each.last_position <= head.position]
     result = {
         "ok": True,
@@ -161,7 +174,11 @@ def seal(
     first: Annotated[
         int | None,
         typer.Option(
-            "--from", min=1, max=MAX, metavar="N", help="The first seal of a series: begin here."
+            "--from",
+            min=1,
+            max=LAST_POSITION,
+            metavar="N",
+            help="The first seal of a series: begin here.",
         ),
     ] = None,
     route: RouteOption = None,
@@ -171,10 +188,16 @@ def seal(
 
     Keep seals where whoever can change the table cannot.
     """
-    from outbox.audit.signing import is_signed, read_private_key  # noqa: PLC0415  # an extra
+    from outbox.audit.signing import is_exposed, is_signed, read_private_key  # noqa: PLC0415  # an extra
 
     run = of(context)
     signer = settled(lambda: read_private_key(key))
+    if is_exposed(key):
+        advice = f"chmod 600 {key}"
+        typer.echo(
+            visible(f"warning: others than its owner may use the private key {key}: {advice}"),
+            err=True,
+        )
     place = settled(lambda: place_of(to))
     before = settled(lambda: read_all([former])) if former is not None else place.series()
     if before and first is not None:
@@ -186,11 +209,17 @@ def seal(
     chain = trail_of(run, route)
     last = ordered[-1] if ordered else None
     start = last.head if last else chain.start if first is None else head_before(chain, first)
-    with _spared_collector(), _bar(chain, start) as advance:
-        made = make_seal(chain, last, signer, start=start, on_page=advance)
+    try:
+        with _spared_collector(), _bar(chain, start) as advance:
+            made = make_seal(chain, last, signer, start=start, on_page=advance)
+    except ChainBrokenError as exc:
+        if not as_json:
+            raise
+        run.output.json(_broken(exc.finding))
+        raise typer.Exit(FAILED) from None
     name = place.write(made)
     if as_json:
-        run.output.json({"file": name, **made.to_json()})
+        run.output.json({"ok": True, "file": name, **made.to_json()})
     else:
         run.output.line(
             f"{name}: positions {made.first_position:,} to {made.last_position:,} are sealed"
@@ -209,8 +238,23 @@ def keygen(
     """Make a pair of keys to seal with and to check with; neither is printed."""
     from outbox.audit.signing import make_keys  # noqa: PLC0415  # an extra
 
+    if key.resolve() == public_key.resolve():
+        msg = "--key and --public-key name one file: each key has its own"
+        raise CommandLineError(msg)
     make_keys(key, public_key)
     of(context).output.line(f"{key} seals: keep it secret; {public_key} checks: hand it out")
+
+
+def _require_reach(chain: Chain, noted: Anchor | None, last: int | None) -> None:
+    """Raise `CommandLineError` where all that could be verified is behind `last`."""
+    if last is None:
+        return
+    if last <= chain.start.position:
+        begin = chain.start.position + 1
+        raise CommandLineError(f"the export begins at position {begin:,}, behind --to {last}")
+    if noted is not None and noted.head.position > last:
+        position = noted.head.position
+        raise CommandLineError(f"the checkpoint is at position {position:,}, behind --to {last}")
 
 
 def _start(chain: Chain, first: int | None, noted: Anchor | None) -> Head:

@@ -8,32 +8,32 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import IO, Annotated, Any
 
-import orjson
 import typer
 
-from outbox.audit.chain import Chain
+from outbox.audit.chain import LAST_POSITION, Chain
 from outbox.audit.export import line
 from outbox.audit.places import read_all
 from outbox.audit.proof import ProofError, check_proof, prove
 from outbox.audit.record import MEMBERS, Record, digest, members, to_json
 from outbox.audit.seal import Seal, SealError, check_seals
 from outbox.cli.audit_trail import (
-    MAX,
     JsonOption,
     PublicKeyOption,
     RouteOption,
     SealOption,
+    require_range,
     settled,
     trail_of,
 )
 from outbox.cli.audit_trail import public_keys as keys_of
 from outbox.cli.cells import csv_line
-from outbox.cli.errors import CommandLineError, FailedError
+from outbox.cli.errors import FAILED, CommandLineError, FailedError
 from outbox.cli.files import open_whole
 from outbox.cli.invocation import of
 from outbox.cli.output import json_text
 from outbox.cli.times import parse_since
 from outbox.errors import OutboxError
+from outbox.jsontext import read_strictly
 
 
 def prove_record(
@@ -46,7 +46,7 @@ def prove_record(
     ] = None,
     position: Annotated[
         int | None,
-        typer.Option(min=1, max=MAX, metavar="N", help="Where one event is there twice."),
+        typer.Option(min=1, max=LAST_POSITION, metavar="N", help="Where one event is there twice."),
     ] = None,
     public_key: PublicKeyOption = None,
     route: RouteOption = None,
@@ -88,11 +88,17 @@ def check(
 
     run = of(context)
     keys = keys_of(public_key)
-    proven = check_proof(_read_json(file), keys, is_signed)
-    record = proven.record
-    if data is not None and digest(content_type, _read_bytes(data)) != record.data_digest:
-        msg = f"the proof holds, but {data} as {content_type} is not the data of the event"
-        raise FailedError(msg)
+    found = _read_json(file)
+    own = None if data is None else digest(content_type, _read_bytes(data))
+    try:
+        proven = check_proof(found, keys, is_signed)
+        record = proven.record
+        _require_data(record, own, f"{data} as {content_type}")
+    except ProofError as exc:
+        if not as_json:
+            raise
+        run.output.json({"ok": False, "reason": str(exc)})
+        raise typer.Exit(FAILED) from None
     if as_json:
         run.output.json({"ok": True, "record": to_json(record), "seal": proven.seal.to_json()})
         return
@@ -104,10 +110,12 @@ def export(
     context: typer.Context,
     *,
     first: Annotated[
-        int, typer.Option("--from", min=1, max=MAX, metavar="N", help="The first position.")
+        int,
+        typer.Option("--from", min=1, max=LAST_POSITION, metavar="N", help="The first position."),
     ] = 1,
     last: Annotated[
-        int | None, typer.Option("--to", min=1, max=MAX, metavar="N", help="The last position.")
+        int | None,
+        typer.Option("--to", min=1, max=LAST_POSITION, metavar="N", help="The last position."),
     ] = None,
     since: Annotated[
         str | None, typer.Option(metavar="T", help="From the first event at this time or later.")
@@ -131,11 +139,19 @@ def export(
     if form not in {"jsonl", "csv"}:
         msg = f"--format is jsonl or csv, not {form}"
         raise CommandLineError(msg)
+    require_range(first, last)
+    earliest, latest = (None if each is None else parse_since(each) for each in (since, until))
+    if earliest is not None and latest is not None and earliest > latest:
+        raise CommandLineError(f"--since {since} is later than --until {until}")
     chain = trail_of(run, route)
-    if since is not None:
-        first = max(first, chain.first_since(parse_since(since)) or chain.last_position() + 1)
-    if until is not None:
-        before = chain.last_before(parse_since(until)) or 0
+    end = chain.last_position()
+    if first > max(end, 1):
+        raise FailedError(f"there is no record at position {first:,}: the trail ends at {end:,}")
+    asked = 0 if last is None else last
+    if earliest is not None:
+        first = max(first, chain.first_since(earliest) or end + 1)
+    if latest is not None:
+        before = chain.last_before(latest) or 0
         last = before if last is None else min(last, before)
     holes = _Holes(first)
     with nullcontext(sys.stdout) if output is None else open_whole(output) as stream:
@@ -152,6 +168,8 @@ def export(
             f"the records are written, but not without a gap: {holes.first} (`outbox audit verify`)"
         )
         raise FailedError(msg)
+    if latest is None and holes.last < asked:
+        raise FailedError(f"the records are written, but the trail ends at {holes.last:,}")
 
 
 def _proof(
@@ -170,6 +188,12 @@ def _proof(
             problem = exc
     assert problem is not None  # noqa: S101  # there is a seal
     raise problem
+
+
+def _require_data(record: Record, own: bytes | None, name: str) -> None:
+    """Raise `ProofError` where data are not those of the record."""
+    if own not in {None, record.data_digest}:
+        raise ProofError(f"the proof holds, but {name} is not the data of the event")
 
 
 def _only(records: Sequence[Record], event_id: str, position: int | None) -> Record:
@@ -191,14 +215,14 @@ class _Holes:
     """The first place where positions do not follow each other."""
 
     def __init__(self, first: int) -> None:
-        self._next = first
+        self.last = first - 1
         self.first: str | None = None
 
     def look(self, page: Sequence[Record]) -> None:
         for record in page:
-            if record.position != self._next and self.first is None:
-                self.first = f"position {record.position:,} follows {self._next - 1:,}"
-            self._next = record.position + 1
+            if record.position != self.last + 1 and self.first is None:
+                self.first = f"position {record.position:,} follows {self.last:,}"
+            self.last = record.position
 
 
 def _lines(stream: IO[str]) -> Callable[[Sequence[Record]], None]:
@@ -224,9 +248,9 @@ def _csv(stream: IO[str]) -> Callable[[Sequence[Record]], None]:
 
 def _read_json(path: Path) -> object:
     try:
-        return orjson.loads(_read_bytes(path))
-    except orjson.JSONDecodeError as exc:
-        msg = f"{path} is no JSON: {exc}"
+        return read_strictly(_read_bytes(path))
+    except ValueError as exc:
+        msg = f"{path} is no JSON of a proof: {exc}"
         raise FailedError(msg) from exc
 
 

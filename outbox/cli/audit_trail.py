@@ -34,8 +34,6 @@ PublicKeyOption = Annotated[
     list[Path] | None,
     typer.Option("--public-key", metavar="FILE", help="Whose seals are trusted; repeatable."),
 ]
-MAX = 2**63 - 1
-"""The largest position that a database can have."""
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON for scripts.")]
 
 
@@ -68,6 +66,12 @@ def head_before(chain: Chain, first: int) -> Head:
         msg = f"there is no record at position {first - 1:,} that {first:,} could follow"
         raise FailedError(msg)
     return head
+
+
+def require_range(first: int | None, last: int | None) -> None:
+    """Raise `CommandLineError` for a range that nothing can be in."""
+    if first is not None and last is not None and first > last:
+        raise CommandLineError(f"--from {first} is behind --to {last}: no position is in between")
 
 
 def public_keys(paths: list[Path] | None) -> list[bytes]:

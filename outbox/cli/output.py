@@ -28,8 +28,13 @@ if TYPE_CHECKING:
 
     from rich.console import JustifyMethod
 
-CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
-"""What a terminal acts upon: C0 and C1 controls, line separators and marks of direction."""
+CONTROLS: Final = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\xad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u180e\u200b-\u200f"
+    r"\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000110bd\U000110cd\U00013430-\U0001343f"
+    r"\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0001\U000e0020-\U000e007f]"
+)
+"""What a terminal acts upon, and what nobody sees: C0 and C1 controls, line separators, and
+Unicode's format characters (Cf), by which two texts that look alike may differ."""
 
 GAP: Final = 3
 """What Rich puts between two columns."""
@@ -53,9 +58,13 @@ def json_text(value: object, *, indent: bool = False) -> str:
         text = json.dumps(
             value, indent=2 if indent else None, ensure_ascii=False, separators=separators
         )
-    return "\n".join(
-        CONTROLS.sub(lambda match: f"\\u{ord(match[0]):04x}", line) for line in text.split("\n")
-    )
+    return "\n".join(CONTROLS.sub(_escaped, line) for line in text.split("\n"))
+
+
+def _escaped(match: re.Match[str]) -> str:
+    """Write a character out as JSON does: in two parts where it is beyond U+FFFF."""
+    units = match[0].encode("utf-16-be").hex(" ", 2).split()
+    return "".join(f"\\u{unit}" for unit in units)
 
 
 def moment(value: datetime | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -14,13 +14,19 @@ from outbox.cli.invocation import of
 from outbox.cli.timeline_html import page
 from relay.timeline import timeline as read
 
+MOST: Final = 1_000_000
+"""Events that a story is told of: all of them are in memory."""
+
 
 def timeline(
     context: typer.Context,
     key: Annotated[str, typer.Argument(metavar="KEY", help="The partition key.")],
     *,
     limit: Annotated[
-        int, typer.Option(min=1, metavar="N", help="The newest N events, and as many effects.")
+        int,
+        typer.Option(
+            min=1, max=MOST, metavar="N", help="The newest N events, and as many effects."
+        ),
     ] = 500,
     depth: Annotated[
         int, typer.Option(min=0, metavar="N", help="Effects of effects, so many steps far.")
@@ -38,7 +44,7 @@ def timeline(
         raise CommandLineError("choose one of --json, --csv and --html")
     run = of(context)
     found = read(run.engine, run.settings, key, limit=limit, depth=depth)
-    if not found.stories and not (as_json or as_csv):
+    if not found.stories:
         raise FailedError(
             f"there is no event with the key {key!r}, neither in the log nor in the audit trail"
         )

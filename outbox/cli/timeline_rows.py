@@ -46,6 +46,8 @@ def happenings(story: Story) -> list[Happening]:
         if event.recorded_at is None:
             place += f", at {UNREADABLE}"
         found.append(Happening(event.recorded_at, False, "recorded", "audit", place))
+    if event.differences:
+        found.append(Happening(None, False, "differs", "audit", ", ".join(event.differences)))
     known = sorted((each for each in found if each.at is not None), key=_moment)
     return [first, *known, *(each for each in found if each.at is None)]
 
@@ -72,7 +74,8 @@ _PASSED: Final = {
 
 def _processed(story: Story) -> Iterator[Happening]:
     for handling in story.handlings:
-        yield Happening(handling.processed_at, False, "processed", handling.consumer, "")
+        what = "processed" if handling.is_sure else "processed or set aside"
+        yield Happening(handling.processed_at, False, what, handling.consumer, "")
 
 
 def _lettered(story: Story) -> Iterator[Happening]:
@@ -115,7 +118,11 @@ def _event(story: Story) -> dict[str, Any]:
     if not event.is_stored:
         cloud_event.pop("data_base64", None)
         cloud_event.pop("datacontenttype", None)  # nobody knows it any more
-    trail = event.position and {"position": event.position, "recorded_at": _text(event.recorded_at)}
+    trail = event.position and {
+        "position": event.position,
+        "recorded_at": _text(event.recorded_at),
+        "differences": event.differences,
+    }
     return {
         "depth": story.depth,
         "event": cloud_event,
@@ -133,7 +140,11 @@ def _event(story: Story) -> dict[str, Any]:
             for passage in story.passages
         ],
         "consumers": [
-            {"consumer": each.consumer, "processed_at": _text(each.processed_at)}
+            {
+                "consumer": each.consumer,
+                "processed_at": _text(each.processed_at),
+                "is_sure": each.is_sure,
+            }
             for each in story.handlings
         ],
         "dead_letters": [facts_of(letter) for letter in story.letters],

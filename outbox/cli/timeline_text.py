@@ -20,10 +20,12 @@ STYLES: Final = {
     "failed again": "red",
     "not delivered": "red",
     "discarded": "red",
+    "differs": "red",
     "parked": "yellow",
     "waiting": "yellow",
     "unknown": "yellow",
     "to be tried again": "yellow",
+    "processed or set aside": "yellow",
 }
 """What draws attention; all else has gone as it should."""
 DATA_LENGTH: Final = 200
@@ -45,7 +47,9 @@ def summary(found: Timeline) -> str:
     """Say how much there is."""
     own = sum(story.depth == 0 for story in found.stories)
     caused = len(found.stories) - own
-    return counted(own, "event") + (f", which caused {counted(caused, 'event')}" if caused else "")
+    told = counted(own, "event") + (f", which caused {counted(caused, 'event')}" if caused else "")
+    forged = sum(bool(story.event.differences) for story in found.stories)
+    return told + (f"; {forged:,} of them not as in the audit trail" if forged else "")
 
 
 def time_of(story: Story) -> str:
@@ -127,6 +131,8 @@ _SENTENCES: Final = {
     "failed": "{who} failed: {detail}",
     "failed again": "{who} failed again ({detail})",
     "processed": "processed by {who}",
+    "processed or set aside": "processed or set aside by {who}: its letter would be deleted by now",
+    "differs": "differs from the audit trail in {detail}",
     "recorded": "in the audit trail at {detail}",
     "parked": "{who} parked it {detail}",
     "to be tried again": "{who} is to try it again ({detail})",

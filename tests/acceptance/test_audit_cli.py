@@ -307,6 +307,14 @@ def test_keys_are_never_printed(trail: Trail) -> None:
     assert (done.returncode, "key.pub is no private key" in done.stderr) == (2, True)
 
 
+def test_a_private_key_that_others_may_read_is_warned_of(trail: Trail) -> None:
+    trail.done("keygen", "--key", "key.pem", "--public-key", "key.pub")
+    (trail.folder / "key.pem").chmod(0o640)
+    done = trail.audit("seal", "--key", "key.pem", "--to", "seals", "--json")
+    assert (done.returncode, json.loads(done.stdout)["ok"]) == (0, True)
+    assert done.stderr.startswith("warning: others than its owner may use the private key key.pem:")
+
+
 def test_a_third_party_checks_a_proof_without_database_or_settings(
     sealed: Trail, tmp_path: Path
 ) -> None:
@@ -327,6 +335,29 @@ def test_a_third_party_checks_a_proof_without_database_or_settings(
     (tmp_path / "proof.json").write_text(forged)
     done = elsewhere.call("audit", "check-proof", "proof.json", "--public-key", "key.pub")
     assert (done.returncode, "the proof does not hold" in done.stderr) == (1, True)
+
+
+def test_a_script_tells_what_is_wrong_from_what_could_not_be_looked_at(sealed: Trail) -> None:
+    proof = sealed.folder / "proof.json"
+    proof.write_text(sealed.done("prove", sealed.ids()[2], "--seal", "seals"))
+    (sealed.folder / "other").write_bytes(b"other")
+    check = ("check-proof", "proof.json", "--public-key", "key.pub", "--json")
+    seal = ("seal", "--key", "key.pem", "--to", "seals", "--json")
+    done = sealed.audit(*check, "--data", "other")
+    assert (done.returncode, json.loads(done.stdout)["ok"], done.stderr) == (1, False, "")
+    assert "is not the data of the event" in json.loads(done.stdout)["reason"]
+    proof.write_text(proof.read_text().replace("user:42", "user:43"))
+    done = sealed.audit(*check)
+    assert (done.returncode, json.loads(done.stdout)["ok"], done.stderr) == (1, False, "")
+    proof.write_text("no proof")
+    nothing_new = sealed.audit(*seal)
+    sealed.grow(1)
+    sealed.sql("UPDATE outbox_audit SET actor = 'x' WHERE position = 18")
+    done = sealed.audit(*seal)
+    assert (done.returncode, json.loads(done.stdout)["kind"], done.stderr) == (1, "changed", "")
+    sealed.sql("DROP TABLE outbox_audit")
+    for done in (sealed.audit(*check), nothing_new, sealed.audit("verify", "--json")):
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
 
 
 def test_what_cannot_be_proven_says_why(sealed: Trail) -> None:
@@ -374,6 +405,23 @@ def test_an_export_can_be_verified_by_itself(trail: Trail) -> None:
     (trail.folder / "part.jsonl").write_text("\n".join([*lines, "{}"]) + "\n")
     done = trail.audit("verify", "--file", "part.jsonl")
     assert (done.returncode, "line 7 of part.jsonl is no record" in done.stderr) == (1, True)
+
+
+def test_a_record_that_says_two_things_is_none(sealed: Trail) -> None:
+    """Of a member that stands there twice, one reader takes the first and another one the last."""
+    sealed.done("export", "--output", "all.jsonl")
+    proof = sealed.done("prove", sealed.ids()[2], "--seal", "seals")
+    (sealed.folder / "proof.json").write_text(proof.replace('"actor"', '"actor":"x","actor"', 1))
+    done = sealed.audit("check-proof", "proof.json", "--public-key", "key.pub")
+    assert (done.returncode, "'actor' stands there twice" in done.stderr) == (1, True)
+    path = sealed.folder / "all.jsonl"
+    lines = [json.dumps(json.loads(line)) + "\n" for line in path.read_text().splitlines()]
+    path.write_text("".join(lines))
+    assert sealed.verdict("--file", "all.jsonl")["ok"], "another program wrote it anew"
+    path.write_text("".join(lines).replace('"actor"', '"act\\u006fr": "x", "actor"', 1))
+    done = sealed.audit("verify", "--file", "all.jsonl")
+    assert (done.returncode, "line 1 of all.jsonl" in done.stderr) == (1, True)
+    assert "'actor' stands there twice" in done.stderr
 
 
 def test_an_export_is_verified_with_seals(sealed: Trail) -> None:
@@ -495,7 +543,15 @@ def test_records_are_chosen_by_time(trail: Trail) -> None:
         (["export", "--format", "xml"], "--format is jsonl or csv"),
         (["check-proof", "none", "--public-key", "key.pub"], "cannot read"),
         (["verify", "--checkpoint", "bad.json"], "bad.json is no checkpoint"),
+        (["verify", "--checkpoint", "far.json"], "far.json is no checkpoint"),
+        (["verify", "--checkpoint", "large"], "the checkpoint large: File too large"),
+        (["seal", "--key", "large", "--to", "x"], "cannot read the private key large: File too"),
+        (["keygen", "--key", "kk", "--public-key", "./kk"], "name one file: each key has its own"),
         (["verify", "--from", "99"], "no record at position 98"),
+        (["verify", "--from", "13"], "no record at position 13: the trail ends before it"),
+        (["verify", "--file", "empty.jsonl"], "empty.jsonl holds no record"),
+        (["export", "--from", "13"], "no record at position 13: the trail ends at 12"),
+        (["export", "--from", "12", "--to", "13", "--output", "x"], "but the trail ends at 12"),
         (["verify", "--from", f"{10**20}"], "less than or equal to 9223372036854775807"),
         (["export", "--to", f"{10**20}"], "less than or equal to 9223372036854775807"),
     ],
@@ -504,12 +560,37 @@ def test_what_is_wrong_on_the_command_line_is_told(
     trail: Trail, arguments: list[str], message: str
 ) -> None:
     (trail.folder / "bad.json").write_text("{}")
+    (trail.folder / "empty.jsonl").touch()
+    (trail.folder / "large").write_bytes(b" " * 65_537)
+    far = {"format": "outbox-audit-checkpoint/1", "position": 2**63, "hash": "00" * 32}
+    (trail.folder / "far.json").write_text(json.dumps(far | {"verified_at": "now"}))
     trail.done("keygen", "--key", "key.pem", "--public-key", "key.pub")
     other = {"OUTBOX_ROUTES__OTHER__TRANSPORT": "memory"}
     done = trail.audit(*arguments, **other)
     assert done.returncode in {1, 2}
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["verify", "--from", "10", "--to", "5"], "--from 10 is behind --to 5"),
+        (["verify", "--checkpoint", "walk.json", "--to", "5"], "is at position 12, behind --to 5"),
+        (["verify", "--file", "part.jsonl", "--to", "5"], "begins at position 7, behind --to 5"),
+        (["export", "--from", "9", "--to", "5"], "--from 9 is behind --to 5"),
+        (["export", "--since", "2030-01-01", "--until", "2029-01-01"], "is later than --until"),
+    ],
+)
+def test_a_range_without_positions_is_no_range(
+    trail: Trail, arguments: list[str], message: str
+) -> None:
+    trail.done("verify", "--checkpoint", "walk.json")
+    trail.done("export", "--from", "7", "--output", "part.jsonl")
+    done = trail.audit(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert message in done.stderr
+    assert trail.verdict("--checkpoint", "walk.json", "--to", "12")["records"] == 0
 
 
 def test_the_trail_of_a_route_elsewhere_is_found(trail: Trail, tmp_path: Path) -> None:

@@ -108,8 +108,14 @@ def test_scripts_get_one_document(program: Program, engine: sa.Engine) -> None:
     assert placed["is_stored"] is False
     assert "data" not in placed["event"]
     assert "data_base64" not in placed["event"]
-    assert placed["audit"] == {"position": 1, "recorded_at": "2026-05-01T12:00:05Z"}
-    assert placed["consumers"] == [{"consumer": "billing", "processed_at": "2026-05-01T12:00:01Z"}]
+    assert placed["audit"] == {
+        "position": 1,
+        "recorded_at": "2026-05-01T12:00:05Z",
+        "differences": [],
+    }
+    assert placed["consumers"] == [
+        {"consumer": "billing", "processed_at": "2026-05-01T12:00:01Z", "is_sure": True}
+    ]
     assert placed["routes"][0]["by"] == "2026-05-01T12:00:01Z"
     [letter] = placed["dead_letters"]
     assert (letter["owner"], letter["attempt_count"]) == ("shipping", 5)
@@ -138,6 +144,51 @@ def test_spreadsheets_get_a_line_for_each_thing(program: Program, engine: sa.Eng
     ]
     assert lines[1]["time_is_latest"] == "yes"
     assert (lines[-2]["subject"], lines[-2]["who"]) == ("'=1+1", r"\x1b[31m,\n")
+
+
+def test_a_forged_event_is_told_apart_from_its_record(
+    program: Program, engine: sa.Engine, tmp_path: Path
+) -> None:
+    tell(engine)
+    record(engine, 5)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            """UPDATE outbox_event SET data = '{"total": 1}', headers = '{"actor": "user:1"}'"""
+            " WHERE type = 'shop.order.placed'"
+        )
+    told = "differs from the audit trail in actor, data"
+    shown = program.call("audit", "timeline", "o-1").stdout
+    assert shown.startswith("o-1: 2 events, which caused 1 event; 1 of them not as in the audit")
+    assert shown.count(told) == 1
+    placed, *others = json.loads(program.call("audit", "timeline", "o-1", "--json").stdout)[
+        "events"
+    ]
+    assert placed["audit"]["differences"] == ["actor", "data"]
+    assert [each["audit"]["differences"] for each in others] == [[], []]
+    rows = csv.DictReader(program.call("audit", "timeline", "o-1", "--csv").stdout.splitlines())
+    [row] = [row for row in rows if row["what"] == "differs"]
+    assert (row["who"], row["detail"]) == ("audit", "actor, data")
+    program.call("audit", "timeline", "o-1", "--html", "story.html")
+    assert (
+        f'<li class="red"><span class="when"></span><span>{told}'
+        in (tmp_path / "story.html").read_text()
+    )
+
+
+def test_what_a_deleted_letter_may_have_told_is_not_claimed(
+    program: Program, engine: sa.Engine
+) -> None:
+    placed = emit(engine, "order.placed", 0)
+    process(engine, "billing", placed, -1e9)
+    forgetful = {"OUTBOX_RETENTION__DEAD_LETTERS": "30d"}
+    shown = program.call("audit", "timeline", "o-1", **forgetful).stdout
+    assert "processed or set aside by billing: its letter would be deleted by now" in shown
+    rows = program.call("audit", "timeline", "o-1", "--csv", **forgetful).stdout.splitlines()
+    assert [row["what"] for row in csv.DictReader(rows)] == [
+        "emitted",
+        "delivered",
+        "processed or set aside",
+    ]
 
 
 class Tags(HTMLParser):
@@ -208,7 +259,7 @@ def test_a_time_that_nobody_can_read_is_shown_as_such(
     assert [line for line in shown if "unreadable" in line] == told
     [found] = json.loads(program.call("audit", "timeline", "o-1", "--json").stdout)["events"]
     assert "time" not in found["event"]
-    assert found["audit"] == {"position": 1, "recorded_at": None}
+    assert found["audit"] == {"position": 1, "recorded_at": None, "differences": []}
     rows = csv.DictReader(program.call("audit", "timeline", "o-1", "--csv").stdout.splitlines())
     assert {(row["what"], row["time"]) for row in rows} == {("emitted", ""), ("recorded", "")}
     program.call("audit", "timeline", "o-1", "--html", "story.html")
@@ -220,7 +271,11 @@ def test_a_time_that_nobody_can_read_is_shown_as_such(
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (("o-9",), 1, "there is no event with the key 'o-9'"),
+        *(
+            (("o-9", *form), 1, "there is no event with the key 'o-9'")
+            for form in ((), ("--json",), ("--csv",), ("--html", "story.html"))
+        ),
+        (("o-1", "--limit", f"{2**63 - 1}"), 2, "less than or equal to 1000000"),
         (("o-1", "--json", "--csv"), 2, "choose one of --json, --csv and --html"),
         (("o-1", "--html", "none/story.html"), 1, "cannot write none/story.html: No such file"),
     ],

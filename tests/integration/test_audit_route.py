@@ -32,6 +32,7 @@ from outbox.transports import audit as transport
 from outbox.transports import transport_of
 from outbox.transports.audit.publishing import AuditPublisher
 from relay.daemon import Relay, Until
+from relay.timeline import timeline
 from tests.auditing import events
 from tests.killed_audit import PLACES, ROUTES
 from tests.killed_relay import FROZEN
@@ -264,6 +265,28 @@ def test_all_attributes_come_back_as_they_were_hashed(engine: sa.Engine) -> None
     assert [record.subject for record in found] == [evil, "", None]
     assert [record.actor for record in found] == [evil, "", None]
     assert [record.partition_key for record in found] == [evil[:200], None, ""]
+
+
+def test_what_the_log_has_is_what_was_recorded(engine: sa.Engine) -> None:
+    """A timeline compares them; whatever a database makes of a value is no difference."""
+    evil = "a\t\"\\\r\n' é ✓ 😀 \x7f\x1b[31m "
+    headers = {"actor": evil, "correlationid": "", "causationid": 12, "tenant": "x"}
+    row: dict[str, object] = {
+        "type": f"t.{evil}",
+        "partition_key": evil,
+        "subject": "",
+        "content_type": "text/plain; charset=utf-8",
+        "data": b"\x00\xff" + evil.encode(),
+        "headers": headers,
+    }
+    plain = row | {"type": "t", "subject": None, "headers": {"actor": 1.5}, "data": b""}
+    with engine.begin() as connection:
+        connection.execute(sa.insert(outbox_event), [row, plain])
+    assert drain(engine) == 2
+    url, routes = text_of(engine), {"audit": {"transport": "audit"}}
+    given = Settings.model_validate({"database_url": url, "source": "/test", "routes": routes})
+    told = [story.event for story in timeline(engine, given, evil).stories]
+    assert [(event.position, event.differences) for event in told] == [(1, []), (2, [])]
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,17 @@ import shutil
 import sys
 import uuid
 from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlalchemy as sa
 
-from outbox import dead_letter
+from outbox import Consumer, Context, dead_letter
+from outbox.settings import RetentionSettings, Settings
+from outbox.settlement import Counts
 from outbox.table import (
+    GUARD,
     outbox_audit,
     outbox_checkpoint,
     outbox_dead_letter,
@@ -24,6 +28,7 @@ from relay.database import make_engine
 from relay.timeline import Story, Timeline, timeline
 from tests.fix_mariadb import mariadb_migrated
 from tests.fix_postgres import postgres_migrated
+from tests.integration.consuming import TYPE, Counted, consume
 from tests.pool import assert_all_given_back
 from tests.storytelling import (
     SOURCE,
@@ -32,6 +37,7 @@ from tests.storytelling import (
     at,
     caused,
     emit,
+    envelope,
     forget,
     give_up,
     process,
@@ -42,7 +48,6 @@ from tests.storytelling import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from outbox.settings import Settings
 
 KAFKA = {"transport": "kafka", "bootstrap_servers": "nowhere:1"}
 AUDIT = {"transport": "audit"}
@@ -238,6 +243,56 @@ def test_letters_are_told_with_their_attempts_and_their_end(
     assert passage.by is not None
 
 
+def test_what_was_set_aside_is_not_told_as_processed(engine: sa.Engine, given: Settings) -> None:
+    """The inbox has it all the same: it is not to be handled when it comes again."""
+    columns: dict[str, Any] = {"type": TYPE, "data": b'{"key": "o-1", "n": 1}'}
+    log = [envelope(engine, emit(engine, "", seconds, **columns)) for seconds in (0, 1)]
+    consumer = Consumer("billing", database=engine)
+    failing = True
+
+    @consumer.on(Counted)
+    def handle(event: Counted, context: Context) -> None:
+        if failing:
+            raise TimeoutError
+
+    def told() -> list[list[str]]:
+        stories = timeline(engine, given, "o-1").stories
+        return [[each.consumer for each in story.handlings] for story in stories]
+
+    assert consume(consumer, log) == Counts(dead=1, parked=1)
+    assert told() == [[], []]
+    with engine.begin() as connection:
+        dead_letter.request(connection, letter_ids(engine))
+    failing = False
+    assert consume(consumer, []) == Counts(handled=2)
+    assert told() == [["billing"], ["billing"]]
+    for story in timeline(engine, given, "o-1").stories:
+        assert story.handlings[0].processed_at == story.letters[0].resolved_at
+    with engine.begin() as connection:
+        values = {"status": "dead", "resolved_at": None}
+        connection.execute(sa.update(outbox_dead_letter).values(values))
+        dead_letter.discard(connection, letter_ids(engine), "a test")
+    assert told() == [[], []]
+    with engine.begin() as connection:
+        connection.execute(sa.delete(outbox_inbox))
+    assert consume(consumer, log) == Counts(handled=2)
+    assert told() == [["billing"], ["billing"]], "they came once more than the inbox knew"
+
+
+def test_where_a_letter_may_be_gone_nobody_is_sure_that_an_event_was_processed(
+    engine: sa.Engine, given: Settings
+) -> None:
+    retention = RetentionSettings(dead_letters=timedelta(days=30))
+    forgetful = given.model_copy(update={"retention": retention})
+    placed = emit(engine, "placed", 0)
+    process(engine, "billing", placed, -1e9)
+    now = datetime.now(UTC).timestamp() - at(0).timestamp()
+    process(engine, "ledger", placed, now)
+    for known, told in ((given, [True, True]), (forgetful, [False, True])):
+        story = only(timeline(engine, known, "o-1"))
+        assert [each.is_sure for each in story.handlings] == told
+
+
 def test_events_that_retention_deleted_are_told_from_the_trail(
     engine: sa.Engine, given: Settings
 ) -> None:
@@ -407,6 +462,46 @@ def test_what_an_event_of_another_log_caused_is_told(engine: sa.Engine, given: S
     ]
 
 
+HEADERS = {"actor": "user:42", "correlationid": "c-1"}
+
+
+def forge(engine: sa.Engine, values: dict[str, Any]) -> None:
+    """Alter events without a subject; PostgreSQL's table is guarded, but not from its owner."""
+    is_guarded = engine.dialect.name == "postgresql"
+    forged = sa.update(outbox_event).where(outbox_event.c.subject.is_(None))
+    with engine.begin() as connection:
+        if is_guarded:
+            connection.exec_driver_sql("ALTER TABLE outbox_event DROP CONSTRAINT outbox_event_own")
+        connection.execute(forged.values(**values))
+        if is_guarded:
+            connection.exec_driver_sql(GUARD)
+
+
+@pytest.mark.parametrize(
+    ("values", "differences"),
+    [
+        ({}, []),
+        ({"data": b'{"total": 1}'}, ["data"]),
+        ({"content_type": "text/plain"}, ["data"]),
+        ({"headers": HEADERS | {"actor": "user:1"}}, ["actor"]),
+        ({"headers": {"causationid": "c"}}, ["actor", "correlationid", "causationid"]),
+        ({"time": at(0.123457), "type": "shop.paid"}, ["type", "time"]),
+        ({"version": 2, "subject": ""}, ["version", "subject"]),
+    ],
+)
+def test_what_the_log_says_otherwise_than_the_trail_is_named(
+    engine: sa.Engine, given: Settings, values: dict[str, Any], differences: list[str]
+) -> None:
+    """Whoever has every right in the database has altered it; nothing of the trail changed."""
+    emit(engine, "placed", 0.123456, headers=HEADERS)
+    emit(engine, "noted", 1, source="/eu", subject="s", data="tschüß".encode(), version=3)
+    record(engine, 1)
+    if values:
+        forge(engine, values)
+    first, second = timeline(engine, given, "o-1").stories
+    assert (first.event.differences, second.event.differences) == (differences, [])
+
+
 UNREADABLE = {
     "sqlite": ["'x'", "x'00'", "1"],
     "postgresql": ["'infinity'", "'-infinity'", "'0044-03-15 12:00:00 BC'"],
@@ -449,6 +544,17 @@ def test_any_cell_may_have_been_tampered_with(sqlite_engine: sa.Engine) -> None:
             connection.exec_driver_sql(f"UPDATE outbox_audit SET {column} = CAST('x' AS BLOB)")
     event = only(timeline(sqlite_engine, given, "o-1")).event
     assert (event.envelope.type, event.envelope.actor, event.sequence) == ("x", "x", 0)
+
+
+def test_a_record_that_nothing_can_read_differs(sqlite_engine: sa.Engine) -> None:
+    emit(sqlite_engine, "placed", 0)
+    record(sqlite_engine, 2)
+    with sqlite_engine.begin() as connection:
+        connection.exec_driver_sql(
+            "UPDATE outbox_audit SET time = 'x', version = x'ff', data_digest = 'x', actor = 1"
+        )
+    event = only(timeline(sqlite_engine, settings(sqlite_engine), "o-1")).event
+    assert event.differences == ["version", "actor", "time", "data"]
 
 
 def test_a_chain_of_effects_may_be_long(sqlite_engine: sa.Engine) -> None:

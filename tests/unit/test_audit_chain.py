@@ -106,6 +106,22 @@ def test_what_is_missing_at_the_end_is_lost_by_an_anchor_alone(left: int) -> Non
     assert "seal of 40" in found.reason
 
 
+@pytest.mark.parametrize(("at", "known"), [(5, 0), (24, 20)])
+def test_one_that_is_missing_at_the_end_may_be_another_one(at: int, known: int) -> None:
+    """Whoever removes a record and computes the later ones anew leaves the end one short."""
+    whole = Listed(records(COUNT))
+    left = [*whole.records[:at], *whole.records[at + 1 :]]
+    numbered = [record._replace(position=position) for position, record in enumerate(left, 1)]
+    shorter = Listed(rewrite(numbered, at))
+    assert sum(map(len, verified(shorter))) == COUNT - 1
+    anchors = [anchor(whole, known), anchor(whole, COUNT)] if known else [anchor(whole, COUNT)]
+    found = finding(shorter, START, *anchors)
+    assert (found.kind, found.position) == ("truncated", COUNT)
+    assert f"the records from position {known + 1} on agree with each other" in found.reason
+    cut = finding(Listed(whole.records[:30]), START, anchor(whole, 30), anchor(whole, COUNT))
+    assert "agree with each other" not in cut.reason
+
+
 @pytest.mark.parametrize("at", [0, 5, 20, 34])
 def test_a_chain_that_was_computed_anew_is_lost_by_an_anchor_alone(at: int) -> None:
     whole = Listed(records(COUNT))

@@ -130,13 +130,13 @@ def test_a_null_is_another_record_than_an_empty_text() -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"id": 1}, "'id' is no str"),
-        ({"position": "1"}, "'position' is no int"),
-        ({"position": True}, "'position' is no int"),
+        ({"id": 1}, "'id' is no text"),
+        ({"position": "1"}, "'position' is no whole number"),
+        ({"position": True}, "'position' is no whole number"),
         ({"hash": "00"}, "'hash' is no SHA-256"),
-        ({"hash": "zz" * 32}, "hexadecimal"),
-        ({"subject": 1}, "'subject' is no str"),
-        ({"sequence": "one"}, "invalid literal"),
+        ({"hash": "zz" * 32}, "'hash' is no SHA-256 in hexadecimal"),
+        ({"subject": 1}, "'subject' is no text"),
+        ({"sequence": "one"}, "'sequence' is no text of a whole number"),
     ],
 )
 def test_what_is_no_record_says_why(changed: dict[str, object], message: str) -> None:
@@ -149,6 +149,8 @@ def test_a_record_without_a_member_says_which() -> None:
     del found["time"]
     with pytest.raises(ValueError, match="no member 'time'"):
         from_json(found)
+    with pytest.raises(ValueError, match="a record is an object"):
+        from_json([found])
 
 
 @pytest.mark.parametrize(

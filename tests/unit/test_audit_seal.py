@@ -8,6 +8,7 @@ import stat
 import subprocess
 from dataclasses import replace
 from datetime import UTC, datetime
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -192,7 +193,10 @@ def test_nothing_of_a_proof_can_be_altered(
         ("audit_path", ["00"], "place is not in the seal's range"),
         ("seal", {**proof["seal"], "merkle_root": "00" * 32}, "was altered"),
         ("format", "x", "no proof"),
-        ("audit_path", None, "no whole proof"),
+        ("audit_path", None, "its member 'audit_path' is no list of hashes"),
+        ("audit_path", ["zz"], "its member 'audit_path' is no list of hashes"),
+        ("record", [], "no whole proof: a record is an object"),
+        ("note", "x", "no whole proof: it lacks members, or has others"),
         ("seal", None, "its seal is no seal"),
     ]:
         with pytest.raises(ProofError, match=message):
@@ -208,6 +212,31 @@ def test_nothing_of_a_proof_can_be_altered(
 def test_what_is_no_proof_is_told(found: object, key: SigningKey) -> None:
     with pytest.raises(ProofError, match=r"no (whole )?proof"):
         check_proof(found, [key.public_key], is_signed)
+
+
+def test_another_program_finds_a_proof_to_hold_by_what_the_guide_says(
+    proof: dict[str, Any], chain: Listed, seals: list[Seal]
+) -> None:
+    record = {name: value for name, value in proof["record"].items() if name != "hash"}
+    leaf = sha256(rfc8785.dumps(record)).digest()
+    assert leaf.hex() == proof["record"]["hash"]
+    first, last = (proof["seal"][name] for name in ("first_position", "last_position"))
+    assert (proof["leaf_index"], proof["tree_size"]) == (
+        record["position"] - first,
+        1 + last - first,
+    )
+    leaves = [record.hash for record in chain.records[first - 1 : last]]
+    assert (leaf, rfc6962(leaves).hex()) == (leaves[3], proof["seal"]["merkle_root"])
+    former = seals[1].to_json()
+    assert sha256(rfc8785.dumps(former)).hexdigest() == proof["seal"]["former"]
+
+
+def rfc6962(leaves: list[bytes]) -> bytes:
+    """The tree hash as its definition has it."""
+    if len(leaves) == 1:
+        return sha256(b"\x00" + leaves[0]).digest()
+    half = 1 << (len(leaves) - 1).bit_length() - 1
+    return sha256(b"\x01" + rfc6962(leaves[:half]) + rfc6962(leaves[half:])).digest()
 
 
 def test_what_was_altered_cannot_be_proven(chain: Listed, seals: list[Seal]) -> None:
@@ -287,11 +316,18 @@ def test_seals_are_kept_as_files_that_nothing_overwrites(tmp_path: Path, seals: 
     assert read_all([str(tmp_path / "one.json"), names[0]]) == [seals[1], seals[0]]
 
 
-def test_a_place_without_seals_is_told(tmp_path: Path) -> None:
+def test_a_place_without_seals_is_told(tmp_path: Path, seals: list[Seal]) -> None:
     with pytest.raises(SealError, match="there is no seal in"):
         read_all([str(tmp_path)])
     with pytest.raises(SealError, match="cannot read the seal"):
         read_all([str(tmp_path / "none.json")])
+    twice = json.dumps(seals[0].to_json()).replace("{", '{"number": 7, ', 1)
+    (tmp_path / "twice.json").write_text(twice)
+    with pytest.raises(SealError, match="its member 'number' stands there twice"):
+        read_all([str(tmp_path / "twice.json")])
+    (tmp_path / "large.json").write_bytes(b" " * 65_537)
+    with pytest.raises(SealError, match=r"cannot read the seal .*large\.json: File too large"):
+        read_all([str(tmp_path / "large.json")])
     (tmp_path / "seal-1.json").write_text("{")
     with pytest.raises(SealError, match="it is no JSON"):
         Folder(tmp_path).read()
@@ -305,12 +341,13 @@ def test_a_place_without_seals_is_told(tmp_path: Path) -> None:
     [
         ({"format": "x"}, "no seal of an audit trail"),
         ({"more": 1}, "lacks members, or has others"),
-        ({"number": "1"}, "number is no int"),
-        ({"former": 1}, "former is no str"),
+        ({"number": "1"}, "number is no whole number"),
+        ({"former": 1}, "former is no text"),
         ({"last_hash": "zz"}, "cannot be"),
         ({"signature": "00"}, "cannot be"),
         ({"first_position": 0}, "cannot be"),
         ({"last_position": 0}, "cannot be"),
+        ({"last_position": 2**63}, "cannot be"),
     ],
 )
 def test_what_is_no_seal_says_why(

@@ -1,25 +1,50 @@
 from __future__ import annotations
 
 import json
+import sys
+import unicodedata
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from outbox.cli.output import Column, counted, duration, fitted, json_text, plain_lines, visible
+from outbox.cli.cells import csv_line
+from outbox.cli.output import (
+    CONTROLS,
+    Column,
+    counted,
+    duration,
+    fitted,
+    json_text,
+    plain_lines,
+    visible,
+)
 from outbox.cli.times import since
 from outbox.selection import like
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
-HOSTILE = "\x1b]0;owned\x07\x9b31m\u202e\n[bold]"
+HOSTILE = "\x1b]0;owned\x07\x9b31m\u202e\n[bold]\u200b\U000e0041"
 
 
 def test_what_a_terminal_would_act_upon_is_written_out() -> None:
-    assert visible(HOSTILE) == r"\x1b]0;owned\x07\x9b31m\u202e\n[bold]"
+    assert visible(HOSTILE) == r"\x1b]0;owned\x07\x9b31m\u202e\n[bold]\u200b\U000e0041"
+
+
+def test_all_that_nobody_sees_is_written_out_and_no_letter_is() -> None:
+    """What this Python's Unicode does not know may be a format character of a later one."""
+    unseen = {"Cc", "Cf", "Zl", "Zp"}
+    for code in range(sys.maxunicode + 1):
+        kind = unicodedata.category(chr(code))
+        is_written_out = CONTROLS.match(chr(code)) is not None
+        assert is_written_out == (kind in unseen) or (is_written_out and kind == "Cn"), hex(code)
+
+
+def test_no_cell_is_a_formula_behind_what_nobody_sees() -> None:
+    assert csv_line(["\ufeff=1+1", "=1"]) == r"\ufeff=1+1,'=1"
 
 
 def test_json_is_harmless_on_a_terminal_and_still_the_same_value() -> None:
     text = json_text({"data": HOSTILE}, indent=True)
-    assert not set("\x1b\x07\x9b\u202e") & set(text)
+    assert not set("\x1b\x07\x9b\u202e\u200b\U000e0041") & set(text)
     assert json.loads(text) == {"data": HOSTILE}
 
 
