@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from outbox.any_text import fetch
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
@@ -32,4 +34,4 @@ def rows_with(
     Rows of one value come in the order of the query.
     """
     for chunk in in_chunks(sorted(values), CHUNK):
-        yield from connection.execute(query.where(column.in_(chunk)))
+        yield from fetch(connection, query.where(column.in_(chunk)))

@@ -50,7 +50,9 @@ class Timestamp(sa.types.TypeDecorator[datetime]):
         """Read a timezone-aware datetime; what the database's own functions write is UTC."""
         if value is None:
             return None
-        moment: datetime = datetime.fromisoformat(value) if dialect.name == "sqlite" else value
+        # Its `Z` may be small, as RFC 3339 allows and Python does not.
+        is_text = dialect.name == "sqlite"
+        moment: datetime = datetime.fromisoformat(value.upper()) if is_text else value
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
 
 

@@ -87,13 +87,13 @@ def from_row(
     topic: str | None,
     time: datetime,
     content_type: str,
-    data: bytes | str,
+    data: bytes,
     headers: Mapping[str, Any],
 ) -> Envelope:
     """Make the envelope of one `outbox_event` row; columns in the order of `ROW_COLUMNS`.
 
     A producer that writes plain SQL may store anything JSON as a header: what is not text
-    becomes its JSON. On SQLite it may store text as data.
+    becomes its JSON.
     """
     extensions: dict[str, str] = {}
     own: dict[str, str] = {}
@@ -112,7 +112,7 @@ def from_row(
         source=source,
         type=type,
         time=time,
-        data=data.encode() if isinstance(data, str) else bytes(data),
+        data=bytes(data),
         version=version,
         content_type=content_type,
         subject=subject,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from outbox.codec import ROW_COLUMNS
+from outbox import stored
 from outbox.table import outbox_event
 
 if TYPE_CHECKING:
@@ -30,9 +30,8 @@ class Selection:
     """Up to this sequence."""
 
     def query(self) -> sa.Select[Any]:
-        """Select them, with the columns that `outbox.codec.from_row` takes; in no order."""
-        columns = [outbox_event.c[name] for name in ROW_COLUMNS]
-        return sa.select(*columns).where(*self._conditions())
+        """Select them, as `outbox.stored` reads them; in no order."""
+        return sa.select(*stored.columns()).where(*self._conditions())
 
     def count(self) -> sa.Select[Any]:
         """Count them."""

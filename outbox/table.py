@@ -46,6 +46,25 @@ LENGTHS_SQLITE: Final = (
     f"length(CAST(partition_key AS BLOB)) <= {MAX_NAME_BYTES}"
     f" AND length(CAST(source AS BLOB)) <= {MAX_NAME_BYTES}"
 )
+_DAY: Final = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]"
+TIME_SQLITE: Final = (
+    "julianday(time) IS NOT NULL AND instr(time, char(0)) = 0"
+    " AND time >= '0001-01-02' AND time < '9999-12-31'"
+    f" AND (time GLOB '{_DAY}[ T][0-2][0-9]:*' OR time GLOB '{_DAY}')"
+    " AND substr(time, 12, 2) < '24' AND substr(time, 12) NOT GLOB '*[^0-9:.Zz+-]*'"
+    " AND (substr(time, 9, 2) < '29' OR time NOT GLOB '0300-02*'"
+    " AND date(julianday(substr(time, 1, 10))) IS substr(time, 1, 10))"
+)
+"""SQLite takes a 30th of February, the hour 24 and blanks for times as well, at which every relay
+would stop; and the year 300 for a leap year."""
+TEXT_SQLITE: Final = (
+    "'blob' NOT IN (typeof(id), typeof(source), typeof(type), typeof(subject),"
+    " typeof(partition_key), typeof(topic), typeof(content_type), typeof(headers))"
+)
+HEADERS_SQLITE: Final = (
+    "json_valid(headers) AND json_type(headers) = 'object' AND instr(headers, char(0)) = 0"
+)
+"""SQLite takes for JSON what is JSON up to a NUL."""
 TIME_MYSQL: Final = "time > '0001-01-02 00:00:00' AND time < '9999-12-31 00:00:00'"
 UUID_MYSQL: Final = "id REGEXP '^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$'"
 HEADERS_MYSQL: Final = (
@@ -114,10 +133,7 @@ outbox_event = sa.Table(
         "time > '0001-01-02 00:00:00+00' AND time < '9999-12-31 00:00:00+00'",
         name="outbox_event_time",
     ).ddl_if(dialect="postgresql"),
-    sa.CheckConstraint(
-        "julianday(time) IS NOT NULL AND time GLOB '[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]*'",
-        name="outbox_event_time",
-    ).ddl_if(dialect="sqlite"),
+    sa.CheckConstraint(TIME_SQLITE, name="outbox_event_time").ddl_if(dialect="sqlite"),
     _on(MYSQL, sa.CheckConstraint(TIME_MYSQL, name="outbox_event_time")),
     sa.CheckConstraint("typeof(version) = 'integer'", name="outbox_event_version").ddl_if(
         dialect="sqlite"
@@ -125,9 +141,8 @@ outbox_event = sa.Table(
     sa.CheckConstraint("jsonb_typeof(headers) = 'object'", name="outbox_event_headers").ddl_if(
         dialect="postgresql"
     ),
-    sa.CheckConstraint(
-        "json_valid(headers) AND json_type(headers) = 'object'", name="outbox_event_headers"
-    ).ddl_if(dialect="sqlite"),
+    sa.CheckConstraint(HEADERS_SQLITE, name="outbox_event_headers").ddl_if(dialect="sqlite"),
+    sa.CheckConstraint(TEXT_SQLITE, name="outbox_event_text").ddl_if(dialect="sqlite"),
     _on(MYSQL, sa.CheckConstraint(UUID_MYSQL, name="outbox_event_id")),
     _on(MYSQL, sa.CheckConstraint(HEADERS_MYSQL, name="outbox_event_headers")),
     # On SQLite, where Alembic would miss it, it is there and always empty. MariaDB and MySQL could

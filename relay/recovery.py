@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 import sqlalchemy as sa
 
+from outbox import stored
 from outbox.chunks import in_chunks
-from outbox.codec import ROW_COLUMNS, from_row
 from outbox.dead_letter import Failure
 from outbox.table import outbox_event
 from relay.database import transaction
@@ -65,14 +65,11 @@ def resume(
 def _failures(engine: sa.Engine, aside: Sequence[Aside], source: str) -> list[Failure]:
     found: dict[int, Envelope] = {}
     numbers = [item.seq for item in aside]
-    columns = [
-        sa.func.coalesce(column, source) if column.name == "source" else column
-        for column in (outbox_event.c[name] for name in ROW_COLUMNS)
-    ]
+    events = sa.select(*stored.columns(source))
     for chunk in in_chunks(numbers, _CHUNK):
-        query = sa.select(*columns).where(outbox_event.c.seq.in_(chunk))
+        query = events.where(outbox_event.c.seq.in_(chunk))
         with transaction(engine) as connection:
-            found |= {row.seq: from_row(*row) for row in connection.execute(query)}
+            found |= {each.sequence or 0: each for each in stored.read(connection, query)}
     return [
         Failure(found[item.seq], item.reason, item.status, int(item.status == "dead"))
         for item in aside

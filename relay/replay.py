@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from outbox.codec import REPLAY, from_row, time_text
+from outbox import stored
+from outbox.codec import REPLAY, time_text
 from outbox.errors import HeldBackError
 from outbox.retry import BackOff
 from outbox.rows import Rows
@@ -123,7 +124,7 @@ class Replay:
         while True:
             following = query.where(outbox_event.c.seq > self.progress.sequence)
             with transaction(self._engine) as connection:
-                found = [self._marked(from_row(*row)) for row in connection.execute(following)]
+                found = list(map(self._marked, stored.read(connection, following)))
             if not found:
                 return
             yield Rows.of(found)

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
+from outbox import stored
+from outbox.any_text import fetch
 from outbox.audit.record import digest
 from outbox.chunks import CHUNK, in_chunks, rows_with
-from outbox.codec import ROW_COLUMNS, from_row
+from outbox.codec import from_row
 from outbox.columns import is_uuid
 from outbox.dialect import is_mysql
 from outbox.envelope import Envelope
@@ -82,7 +84,7 @@ class Log:
     def __init__(self, connection: sa.Connection, source: str) -> None:
         self._connection = connection
         self._source = source
-        self._rows = _select_rows(source)
+        self._rows = sa.select(*stored.columns(source))
 
     def of_key(self, key: str, limit: int) -> list[Event]:
         """Return the newest events of a partition key, in order."""
@@ -162,9 +164,9 @@ class Log:
         limit: int | None,
         *,
         is_newest: bool,
-    ) -> sa.CursorResult[Any]:
+    ) -> Sequence[sa.Row[Any]]:
         order = order.desc() if is_newest else order
-        return self._connection.execute(query.order_by(order).limit(limit))
+        return fetch(self._connection, query.order_by(order).limit(limit))
 
     def _in_order(self, events: Iterable[Event]) -> list[Event]:
         """Sort events: those of one log by their numbers, and several logs by time.
@@ -180,13 +182,6 @@ class Log:
             log = None if event.name[0] in here else event.name[0]
             times[event] = latest[log] = max(latest.get(log, NEVER), event.time or NEVER)
         return sorted(times, key=times.__getitem__)
-
-
-def _select_rows(source: str) -> sa.Select[Any]:
-    """Return the query of the log's rows, with a source where a row has none."""
-    columns: dict[str, sa.ColumnElement[Any]] = {name: outbox_event.c[name] for name in ROW_COLUMNS}
-    columns["source"] = sa.func.coalesce(columns["source"], source).label("source")
-    return sa.select(*columns.values())
 
 
 _TRAIL: Final = outbox_audit.c

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 import outbox
-from outbox.codec import ROW_COLUMNS, from_row
+from outbox import stored
 from outbox.table import outbox_event
 
 if TYPE_CHECKING:
@@ -99,9 +99,9 @@ def names(engine: sa.Engine) -> list[str]:
 
 def read(engine: sa.Engine) -> list[outbox.Envelope]:
     """What the outbox has, by number, as it was emitted."""
-    query = sa.select(*(outbox_event.c[name] for name in ROW_COLUMNS)).order_by(outbox_event.c.seq)
+    query = sa.select(*stored.columns()).order_by(outbox_event.c.seq)
     with engine.connect() as connection:
-        return [replace(from_row(*row), sequence=None) for row in connection.execute(query)]
+        return [replace(each, sequence=None) for each in stored.read(connection, query)]
 
 
 @contextmanager

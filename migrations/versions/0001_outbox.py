@@ -61,6 +61,15 @@ ALTER TABLE outbox_event ADD CONSTRAINT outbox_event_own CHECK (
 ) NOT VALID"""
 
 
+DAY = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]"
+TIME_SQLITE = (
+    "julianday(time) IS NOT NULL AND instr(time, char(0)) = 0"
+    " AND time >= '0001-01-02' AND time < '9999-12-31'"
+    f" AND (time GLOB '{DAY}[ T][0-2][0-9]:*' OR time GLOB '{DAY}')"
+    " AND substr(time, 12, 2) < '24' AND substr(time, 12) NOT GLOB '*[^0-9:.Zz+-]*'"
+    " AND (substr(time, 9, 2) < '29' OR time NOT GLOB '0300-02*'"
+    " AND date(julianday(substr(time, 1, 10))) IS substr(time, 1, 10))"
+)
 HEADERS_MYSQL = (
     r"json_valid(headers) AND json_type(headers) = 'OBJECT' AND headers REGEXP '^("
     r'[^"0-9\\\\-]|'
@@ -223,12 +232,16 @@ def event_checks() -> list[sa.CheckConstraint]:
                 "length(CAST(partition_key AS BLOB)) <= 1000"
                 " AND length(CAST(source AS BLOB)) <= 1000"
             )
-            checks["outbox_event_time"] = (
-                "julianday(time) IS NOT NULL AND time GLOB"
-                " '[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]*'"
-            )
+            checks["outbox_event_time"] = TIME_SQLITE
             checks["outbox_event_version"] = "typeof(version) = 'integer'"
-            checks["outbox_event_headers"] = "json_valid(headers) AND json_type(headers) = 'object'"
+            checks["outbox_event_headers"] = (
+                "json_valid(headers) AND json_type(headers) = 'object'"
+                " AND instr(headers, char(0)) = 0"
+            )
+            checks["outbox_event_text"] = (
+                "'blob' NOT IN (typeof(id), typeof(source), typeof(type), typeof(subject),"
+                " typeof(partition_key), typeof(topic), typeof(content_type), typeof(headers))"
+            )
         case _:
             checks["outbox_event_lengths"] = lengths
             checks["outbox_event_time"] = (

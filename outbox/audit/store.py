@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
+from outbox.any_text import fetch
 from outbox.audit.chain import START, ChainBrokenError, Finding, Head
 from outbox.audit.record import HASH_BYTES, KINDS, Record, Strange, made
 from outbox.columns import Name
@@ -139,16 +139,7 @@ class TableChain:
 
     def _read(self, query: Any, **values: Any) -> list[Record]:
         with self._engine.connect() as connection:
-            try:
-                found = connection.execute(query, values).all()
-            except sa.exc.OperationalError:
-                if self._engine.dialect.name != "sqlite":
-                    raise
-                # Most often text that is no UTF-8. A function for each text would cost as much as
-                # all else, so it is called for a page that has such a text.
-                with _any_text(connection):
-                    found = connection.execute(query, values).all()
-        return self._records(found)
+            return self._records(fetch(connection, query, values, _text))
 
     def _records(self, found: Sequence[sa.Row[Any]]) -> list[Record]:
         """Make records, column by column: most often a look at its types is all that it takes."""
@@ -162,18 +153,6 @@ class TableChain:
             reason = "its position is no whole number"
             raise ChainBrokenError(Finding("changed", 0, str(nowhere.event_id), reason))
         return records
-
-
-@contextmanager
-def _any_text(connection: sa.Connection) -> Iterator[None]:
-    """Let SQLite's driver read text that is no UTF-8."""
-    driver: Any = connection.connection.driver_connection
-    before = driver.text_factory
-    driver.text_factory = _text
-    try:
-        yield
-    finally:
-        driver.text_factory = before
 
 
 def _text(cell: bytes) -> str | Strange:

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Final
 import sqlalchemy as sa
 import typer
 
+from outbox import stored
 from outbox.cli import envelopes
 from outbox.cli.errors import FailedError
 from outbox.cli.invocation import of, require_command
 from outbox.cli.output import json_text
 from outbox.cli.times import parse_since
-from outbox.codec import from_row, to_json
+from outbox.codec import to_json
 from outbox.columns import is_uuid
 from outbox.selection import Selection
 from outbox.table import outbox_event
@@ -60,7 +61,7 @@ def list_events(
     chosen = Selection(type_glob=type_glob, key=key, since=since)
     query = chosen.query().order_by(outbox_event.c.seq.desc()).limit(limit)
     with run.engine.connect() as connection:
-        found = [from_row(*row) for row in connection.execute(query)][::-1]
+        found = stored.read(connection, query)[::-1]
     if as_json:
         for envelope in found:
             run.output.json_line(to_json(envelope))
@@ -125,11 +126,11 @@ def _matches(envelope: Envelope, type_glob: str | None, key: str | None) -> bool
 
 def _find(connection: sa.Connection, which: str) -> Envelope:
     query = Selection().query().where(_identity(connection, which))
-    row = connection.execute(query.order_by(outbox_event.c.seq).limit(1)).one_or_none()
-    if row is None:
+    found = stored.read(connection, query.order_by(outbox_event.c.seq).limit(1))
+    if not found:
         msg = f"there is no event {which!r}: give an id or a sequence from `outbox events list`"
         raise FailedError(msg)
-    return from_row(*row)
+    return found[0]
 
 
 def _identity(connection: sa.Connection, which: str) -> sa.ColumnElement[bool]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
-from outbox.codec import ROW_COLUMNS, from_row
+from outbox import stored
 from outbox.errors import ConfigurationError, DatabaseUnavailableError
 from outbox.settings import shown
 from outbox.table import outbox_event
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from outbox.envelope import Envelope
 
-_COLUMNS: Final = [outbox_event.c[name] for name in ROW_COLUMNS]
 _SEQ: Final = outbox_event.c.seq
 
 
@@ -55,10 +54,7 @@ class SerialCapture:
         """
         self._engine = engine
         self._sizing = Sizing()
-        self._columns = [
-            sa.func.coalesce(column, source) if column.name == "source" else column
-            for column in _COLUMNS
-        ]
+        self._query = sa.select(*stored.columns(source)).order_by(_SEQ)
 
     def beginning(self) -> SerialPosition:
         """Return the floor below every row."""
@@ -81,12 +77,11 @@ class SerialCapture:
     def next_page(self, position: SerialPosition, limit: int, /) -> SerialPage:
         """Read at most `limit` rows above a floor."""
         limit = self._sizing.limit(limit)
-        query = sa.select(*self._columns).where(position.floor < _SEQ).order_by(_SEQ).limit(limit)
+        query = self._query.where(position.floor < _SEQ).limit(limit)
         with self._reading() as connection:
-            rows = connection.execute(query).all()
-        envelopes = [from_row(*row) for row in rows]
+            envelopes = stored.read(connection, query)
         self._sizing.read(len(envelopes), sum(len(envelope.data) for envelope in envelopes))
-        return SerialPage(envelopes, is_last=len(rows) < limit, start=position)
+        return SerialPage(envelopes, is_last=len(envelopes) < limit, start=position)
 
     def backlog(self, position: SerialPosition, /) -> Backlog:
         """Count the rows above a floor."""

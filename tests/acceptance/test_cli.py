@@ -99,6 +99,23 @@ def test_events_are_listed_filtered_and_shown(program: Program, url: str) -> Non
     assert printed(program.call("events", "list", "--since", "2999-01-01", "--json")) == ""
 
 
+def test_events_are_told_with_text_of_sqlite_that_is_no_utf_8(
+    tmp_path: Path, sqlite_url: str
+) -> None:
+    program = at(tmp_path, sqlite_url)
+    insert(sqlite_url, 2)
+    with sa.create_engine(sqlite_url, poolclass=sa.NullPool).begin() as connection:
+        connection.exec_driver_sql(
+            "UPDATE outbox_event SET subject = CAST(x'6bff' AS TEXT), data = CAST(x'ff' AS TEXT)"
+            " WHERE seq = 1"
+        )
+    first, second = documents(printed(program.call("events", "list", "--json")))
+    assert (first["subject"], first["data_base64"]) == (r"k\udcff", "/w==")
+    assert second["data"] == {"order_id": "o-1"}
+    assert json.loads(printed(program.call("events", "show", "1", "--json"))) == first
+    assert len(printed(program.call("events", "list")).splitlines()) == 1 + 2
+
+
 def test_an_event_cannot_act_on_the_terminal(tmp_path: Path, sqlite_url: str) -> None:
     program = at(tmp_path, sqlite_url)
     headers = {"x": "\x1b[31m[red]\x9b"}

@@ -13,6 +13,7 @@ import pymysql
 import pytest
 import sqlalchemy as sa
 
+from outbox.codec import time_text
 from outbox.envelope import Envelope
 from outbox.table import outbox_event
 from tests.emitting import Order, Shop, read
@@ -205,17 +206,90 @@ def test_text_that_differs_in_case_or_by_a_blank_differs_on_mariadb(
             assert connection.scalars(query.where(outbox_event.c.type == text)).all() == [text]
 
 
-@pytest.mark.parametrize("moment", ["2026-01-02 03:04:05", "2026-01-02T03:04:05Z", "2026-01-02"])
-def test_sqlite_takes_the_times_that_its_own_functions_write(
-    sqlite_engine: sa.Engine, moment: str
+@pytest.mark.parametrize(
+    ("moment", "read_as"),
+    [
+        ("2026-01-02 03:04:05", "2026-01-02T03:04:05+00:00"),
+        ("2026-01-02T03:04:05Z", "2026-01-02T03:04:05+00:00"),
+        ("2026-01-02T03:04:05z", "2026-01-02T03:04:05+00:00"),
+        ("2026-01-02T03:04:05.123456789Z", "2026-01-02T03:04:05.123456+00:00"),
+        ("2026-01-02 03:04:05.5+05:30", "2026-01-02T03:04:05.500000+05:30"),
+        ("2026-01-02 03:04", "2026-01-02T03:04:00+00:00"),
+        ("2026-01-02", "2026-01-02T00:00:00+00:00"),
+        ("2024-02-29", "2024-02-29T00:00:00+00:00"),
+        ("0001-01-02T00:00:00+14:00", "0001-01-02T00:00:00+14:00"),
+        ("9999-12-30 23:59:59.999999-14:00", "9999-12-30T23:59:59.999999-14:00"),
+    ],
+)
+def test_sqlite_takes_times_as_functions_and_programs_write_them(
+    sqlite_engine: sa.Engine, moment: str, read_as: str
 ) -> None:
     with sqlite_engine.begin() as connection:
         connection.exec_driver_sql(
             "INSERT INTO outbox_event (type, data, time) VALUES ('t', '', ?)", (moment,)
         )
     [envelope] = read(sqlite_engine)
-    assert envelope.time.date().isoformat() == "2026-01-02"
-    assert envelope.time.utcoffset() == timedelta(0)
+    assert envelope.time.isoformat() == read_as
+    assert time_text(envelope.time).endswith("Z")
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        *(
+            {"time": f"'{moment}'"}
+            for moment in (
+                "2026-01-01T24:00:00Z",
+                "2026-02-30T12:00:00Z",
+                "2026-02-29",
+                "0000-01-01T00:00:00Z",
+                "0001-01-01T00:00:00+14:00",
+                "0300-02-29",
+                "9999-12-31T23:59:59-14:00",
+                "2026-01-01T12:00:00   +05:00",
+                "2026-01-01\t12:00:00Z",
+                "2026-01-01T",
+                "now",
+            )
+        ),
+        {"time": "'2026-01-01T12:00:00Z' || char(0) || 'x'"},
+        {"time": "CAST('2026-01-01' AS BLOB)"},
+        {"time": "2461042.5"},
+        *(
+            {column: "CAST('x' AS BLOB)"}
+            for column in (
+                "id",
+                "source",
+                "type",
+                "subject",
+                "partition_key",
+                "topic",
+                "content_type",
+            )
+        ),
+        {"headers": "CAST('{}' AS BLOB)"},
+        {"headers": "'{}' || char(0) || 'x'"},
+    ],
+)
+def test_sqlite_refuses_what_it_would_take_for_a_time_or_for_text(
+    sqlite_engine: sa.Engine, columns: dict[str, str]
+) -> None:
+    row = {"type": "'t'", "data": "''", **columns}
+    statement = f"INSERT INTO outbox_event ({', '.join(row)}) VALUES ({', '.join(row.values())})"
+    with sqlite_engine.connect() as connection, pytest.raises(sa.exc.DBAPIError):
+        connection.exec_driver_sql(statement)
+    assert read(sqlite_engine) == []
+
+
+@pytest.mark.parametrize(
+    ("data", "read_as"),
+    [("CAST(x'ff00' AS TEXT)", b"\xff\0"), ("x'ff00'", b"\xff\0"), ("7", b"7"), ("1.5", b"1.5")],
+)
+def test_data_is_what_bytes_sqlite_has(sqlite_engine: sa.Engine, data: str, read_as: bytes) -> None:
+    with sqlite_engine.begin() as connection:
+        connection.exec_driver_sql(f"INSERT INTO outbox_event (type, data) VALUES ('t', {data})")
+    [envelope] = read(sqlite_engine)
+    assert envelope.data == read_as
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from outbox import dead_letter
+from outbox.codec import from_headers
 from outbox.dead_letter import Filter
 from outbox.errors import (
     BrokerUnavailableError,
@@ -344,6 +345,31 @@ def test_a_route_that_starts_now_leaves_out_what_was_there(engine: sa.Engine) ->
     world.emit("new")
     world.drain()
     assert world.arrived() == ["new"]
+
+
+def test_text_of_sqlite_that_is_no_utf_8_holds_up_no_route(sqlite_engine: sa.Engine) -> None:
+    world = make_world(sqlite_engine, topic="t")
+    columns = ("id", "source", "type", "subject", "partition_key", "content_type")
+    world.emit("first")
+    with sqlite_engine.begin() as connection:
+        for column in (*columns, "topic"):
+            row = {"type": "'t'", "data": f"'{column}'", column: "CAST(x'6bff' AS TEXT)"}
+            connection.exec_driver_sql(
+                f"INSERT INTO outbox_event ({', '.join(row)}) VALUES ({', '.join(row.values())})"
+            )
+        connection.exec_driver_sql(
+            "INSERT INTO outbox_event (type, data, headers)"
+            """ VALUES ('t', 'headers', CAST(x'7b226b223a22ff227d' AS TEXT))"""
+        )
+    world.emit("last")
+    world.drain()
+    assert world.letters() == [("topic", "dead")]
+    messages = world.broker.messages("t")
+    read = [from_headers(each.key, each.headers, each.data) for each in messages]
+    arrived = {envelope.data.decode(): envelope for envelope in read}
+    assert [*arrived] == ["first", *columns, "headers", "last"]
+    assert {getattr(arrived[column], column) for column in columns} == {r"k\udcff"}
+    assert arrived["headers"].headers == {"k": "?"}
 
 
 def test_a_route_fills_in_the_source_of_the_settings(world: World) -> None:

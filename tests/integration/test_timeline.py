@@ -557,6 +557,30 @@ def test_a_record_that_nothing_can_read_differs(sqlite_engine: sa.Engine) -> Non
     assert event.differences == ["version", "actor", "time", "data"]
 
 
+@pytest.mark.parametrize("is_stored", [True, False])
+def test_text_of_sqlite_that_is_no_utf_8_is_told_as_it_stands_there(
+    sqlite_engine: sa.Engine, *, is_stored: bool
+) -> None:
+    given = settings(sqlite_engine, kafka=KAFKA)
+    placed = emit(sqlite_engine, "placed", 0)
+    record(sqlite_engine, 2)
+    give_up(sqlite_engine, "consumer", "shipping", placed, reason="x")
+    if not is_stored:
+        forget(sqlite_engine)
+    no_text = "CAST(x'6bff' AS TEXT)"
+    with sqlite_engine.begin() as connection:
+        for statement in (
+            f"outbox_event SET subject = {no_text}",
+            f"outbox_audit SET subject = {no_text}, actor = {no_text}, time = x'00ff'",
+            f"outbox_dead_letter SET reason = {no_text}",
+        ):
+            connection.exec_driver_sql(f"UPDATE {statement}")
+    story = only(timeline(sqlite_engine, given, "o-1"))
+    assert story.event.envelope.subject == r"k\udcff"
+    assert story.event.time == (at(0) if is_stored else None)
+    assert [each.reason for each in story.letters] == [r"k\udcff"]
+
+
 def test_a_chain_of_effects_may_be_long(sqlite_engine: sa.Engine) -> None:
     """As long as was asked for, though Python's own stack is shorter."""
     length, room = 170, 150

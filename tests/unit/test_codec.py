@@ -217,7 +217,7 @@ def test_another_prefix_serves_other_bindings() -> None:
 def test_a_row_of_plain_sql_may_have_any_json_among_its_headers() -> None:
     headers: dict[str, Any] = {"a": 1, "b": [1, "x"], "c": None, "actor": {"id": 1}, "d": "x"}
     moment = datetime.now(UTC)
-    envelope = from_row(1, "i", None, "t", 1, None, None, None, moment, "x/y", "text", headers)
+    envelope = from_row(1, "i", None, "t", 1, None, None, None, moment, "x/y", b"text", headers)
     assert envelope.headers == {"a": "1", "b": '[1,"x"]', "d": "x"}
     assert (envelope.actor, envelope.data, envelope.source) == ('{"id":1}', b"text", None)
 
