@@ -25,10 +25,10 @@ from outbox import attrs_class
 from outbox.declaration import Site, site
 from outbox.errors import EventDefinitionError, InvalidEventError, UnregisteredEventError
 from outbox.marked import MisplacedError, marked
-from outbox.personal import PersonalField
+from outbox.personal import PersonalField, reading
 from outbox.problems import without_values
 from outbox.schema.generator import Generator
-from outbox.sealing import has_token
+from outbox.sealing import has_token, has_tokens, is_token
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -224,7 +224,18 @@ class EventType:
 
     def load(self, data: bytes) -> Any:
         """Parse an event; raises pydantic's `ValidationError` where it does not fit."""
-        return self.adapter.validator.validate_json(data)
+        if not has_tokens(data):
+            return self.adapter.validator.validate_json(data)
+        with reading(is_token):
+            return self.adapter.validator.validate_json(data)
+
+    def load_lifted(self, data: bytes) -> Any:
+        """Parse what upcasters made of an event that has values which they got as null.
+
+        What is null still, and marked, is read as any value that cannot be. Raises as `load` does.
+        """
+        with reading(_is_null):
+            return self.adapter.validator.validate_json(data)
 
     def key_of(self, event: object) -> str | None:
         """Return the partition key of an event as text; None where the class has no key."""
@@ -345,6 +356,10 @@ def event(
         return cls
 
     return register
+
+
+def _is_null(value: object) -> bool:
+    return value is None
 
 
 def _impostor(data: bytes) -> str:

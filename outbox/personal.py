@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -9,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from pydantic_core import core_schema
 
 from outbox.errors import EventDefinitionError
-from outbox.sealing import REDACTED, SEALED_PATTERN, Collector, is_token
+from outbox.sealing import REDACTED, SEALED_PATTERN, Collector
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from pydantic import GetCoreSchemaHandler
 
@@ -73,8 +75,27 @@ def _absent(schema: Any, name: str | None) -> str | None:
     )
 
 
+def _nothing(_value: object) -> bool:
+    return False
+
+
+_gap: Final[ContextVar[Callable[[object], bool]]] = ContextVar("outbox_gap", default=_nothing)
+"""Tells what stands in the place of a value that cannot be read: nothing, while no event is read.
+What an application gives a class is its own."""
+
+
+@contextmanager
+def reading(gap: Callable[[object], bool]) -> Iterator[None]:
+    """Let a marked field be absent, while an event is read, where it has what `gap` knows."""
+    former = _gap.set(gap)
+    try:
+        yield
+    finally:
+        _gap.reset(former)
+
+
 def _read(absent: str | None, value: object, handler: Callable[[Any], Any]) -> Any:
-    return absent if is_token(value) else handler(value)
+    return absent if _gap.get()(value) else handler(value)
 
 
 def _write(

@@ -274,6 +274,80 @@ def test_personal_data_of_nobody_is_refused(engine: sa.Engine, store: TableKeySt
             outbox.emit(session, ada(friend="Charles"))
 
 
+@outbox.event("tests.personal.named", key="id")
+class FullyNamed(BaseModel):
+    id: str
+    name: Annotated[str, outbox.Personal]
+    nickname: Annotated[str, outbox.Personal]
+    born: Annotated[date | None, outbox.Personal] = None
+
+
+@outbox.event("tests.personal.named", key="id", version=2)
+class Named(BaseModel):
+    id: str
+    name: Annotated[str, outbox.Personal]
+    names: list[Annotated[str, outbox.Personal]]
+    initial: str | None
+    year: int | None
+
+
+@outbox.upcast(Named, from_version=1)
+def names_come_together(data: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "id": data["id"],
+        "name": data["name"],
+        "names": [data["name"], data["nickname"]],
+        "initial": data["name"] and data["name"][0],
+        "year": data["born"] and int(data["born"][:4]),
+    }
+
+
+READABLE = Named(id="1", name=NAME, names=[NAME, "Ada"], initial="A", year=1815)
+UNREADABLE = Named(id="1", name=REDACTED, names=[REDACTED] * 2, initial=None, year=None)
+
+
+@pytest.mark.parametrize(
+    ("reader", "expected"),
+    [("keys", READABLE), ("no keys", UNREADABLE), ("forgotten", UNREADABLE)],
+)
+def test_an_upcaster_gets_null_for_what_cannot_be_read_and_its_event_is_as_any_other(
+    sqlite_engine: sa.Engine, reader: str, expected: Named
+) -> None:
+    store = TableKeyStore(outbox.MasterKeys(MASTER), sqlite_engine)
+    with using(store):
+        emit(sqlite_engine, FullyNamed(id="1", name=NAME, nickname="Ada", born=date(1815, 12, 10)))
+    if reader == "forgotten":
+        assert store.forget("1") == 1
+    found: list[Named] = []
+    consumer = outbox.Consumer("named", database=sqlite_engine)
+    consumer.on(Named)(lambda event, _: found.append(event))
+    with using(None if reader == "no keys" else store):
+        consume(consumer, stored(sqlite_engine))
+    assert (found, letters(sqlite_engine)) == ([expected], [])
+
+
+def test_null_from_an_upcaster_is_no_gap_where_all_could_be_read(sqlite_engine: sa.Engine) -> None:
+    data = orjson.dumps({"id": "1", "name": None, "nickname": "Ada", "born": None})
+    with using(TableKeyStore(outbox.MasterKeys(MASTER), sqlite_engine)):
+        emit(sqlite_engine, FullyNamed(id="1", name=NAME, nickname="Ada"))
+    consumer = outbox.Consumer("named", database=sqlite_engine)
+    consumer.on(Named)(lambda _event, _context: None)
+    consume(consumer, [replace(each, data=data) for each in stored(sqlite_engine)])
+    (letter,) = letters(sqlite_engine)
+    assert "name: Input should be a valid string" in letter.reason
+
+
+@pytest.mark.parametrize("cls", [Registered, FullyNamed])
+def test_a_text_like_a_token_is_not_taken_for_a_lost_value_but_refused(
+    sqlite_engine: sa.Engine, cls: type[BaseModel]
+) -> None:
+    token = f"outbox-personal:1:{'a' * 32}:{'A' * 41}"
+    event = cls(customer_id="c-1", id="1", name=token, nickname=token)
+    assert event.name == token  # type: ignore[attr-defined]  # both have one
+    with pytest.raises(InvalidEventError, match="name: has a text in the form of an encrypted"):
+        emit(sqlite_engine, event)
+
+
 @outbox.event("tests.personal.comment", key="id")
 class Comment(BaseModel):
     id: str
@@ -524,6 +598,16 @@ class Customer(Base):
 CustomerChanged = outbox.track(
     Customer, fields=["name", "born", "city"], type="tests.customer", personal=["name", "born"]
 )
+
+
+def test_a_tracked_text_like_a_token_is_refused(sqlite_engine: sa.Engine) -> None:
+    Base.metadata.create_all(sqlite_engine)
+    token = f"outbox-personal:1:{'a' * 32}:{'A' * 41}"
+    with Session(sqlite_engine) as session, session.begin():
+        session.add(Customer(id=1, name=token, born=date(1815, 12, 10), city="London"))
+        with pytest.raises(InvalidEventError, match="the form of an encrypted value"):
+            session.flush()
+        session.rollback()
 
 
 def test_what_is_tracked_of_a_person_is_encrypted_and_forgotten(
