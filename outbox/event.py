@@ -33,6 +33,7 @@ from outbox.sealing import has_token, has_tokens, is_token
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from outbox.marked import Mark
     from outbox.sealing import Collector
 
 Class = TypeVar("Class", bound=type)
@@ -100,8 +101,8 @@ class EventType:
     def personal(self) -> tuple[PersonalField, ...]:
         """The fields marked by `outbox.Personal`, nested ones included.
 
-        Raises `EventDefinitionError` where one has no subject, would not be encrypted, or could be
-        in endless places.
+        Raises `EventDefinitionError` where one has no subject or is one, would not be encrypted,
+        could be in endless places, or has a type that nothing can stand for.
         """
         try:
             found = marked(self.adapter.core_schema)
@@ -109,11 +110,15 @@ class EventType:
             raise EventDefinitionError(f"{self}: {place(self.cls)} has {exc}") from None
         except PydanticUserError as exc:
             raise EventDefinitionError(_unreadable(self.cls, exc)) from exc
-        return tuple(self._personal(*each) for each in found.items())
+        fields = tuple(PersonalField(each.path, self._subject(each)) for each in found)
+        for each in fields:
+            self._check_clear(each, fields)
+        return fields
 
-    def _personal(self, path: tuple[str, ...], subject: str | None) -> PersonalField:
-        name = subject or self.key
-        found = PersonalField(path, name or "")
+    def _subject(self, found: Mark) -> tuple[str, ...]:
+        if found.sibling is not None:
+            return found.sibling
+        name = found.subject or self.key
         if name is None:
             raise EventDefinitionError(
                 f"{self}: {place(self.cls)} has the personal field {found}, and no key that says"
@@ -124,19 +129,23 @@ class EventType:
                 f"{self}: {place(self.cls)} has no field {name!r} to be the subject of {found};"
                 f" it has {', '.join(sorted(_fields(self.cls)))}"
             )
-        if path == (self.json_name(name),):
-            raise EventDefinitionError(
-                f"{self}: {place(self.cls)} has the personal field {found} that identifies the"
-                " person: it stays in clear, so let it be a number or another name that nobody"
-                " else knows, and do not mark it"
-            )
-        if self.key is not None and path == (self.json_name(self.key),):
+        return (self.json_name(name),)
+
+    def _check_clear(self, found: PersonalField, others: Sequence[PersonalField]) -> None:
+        """Raise where a field is personal that has to be in clear."""
+        for other in others:
+            if found.path[: len(other.subject)] == other.subject:
+                raise EventDefinitionError(
+                    f"{self}: {place(self.cls)} has the personal field {found}, which says whose"
+                    f" {other} is: that stays in clear, so let it be a number or another name that"
+                    " nobody else knows, and do not mark it"
+                )
+        if self.key is not None and found.path[:1] == (self.json_name(self.key),):
             raise EventDefinitionError(
                 f"{self}: {place(self.cls)} has the personal field {found} as its key, which every"
                 " broker has in clear: let the key be a number or another name that nobody else"
                 " knows"
             )
-        return found
 
     def json_name(self, field: str) -> str:
         """Return the name that a field of the class has in its JSON."""
@@ -395,6 +404,14 @@ def _fields(cls: type) -> set[str]:
         " attrs class"
     )
     raise EventDefinitionError(msg)
+
+
+def has_field(instance: object, name: str) -> bool:
+    """Tell whether an object of a class, of whichever kind, has a field of a name."""
+    if isinstance(instance, dict):
+        return name in instance
+    cls = type(instance)
+    return (issubclass(cls, BaseModel) or dataclasses.is_dataclass(cls)) and name in _fields(cls)
 
 
 def _field_names(event: object) -> list[str]:

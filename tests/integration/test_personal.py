@@ -7,18 +7,20 @@ import logging
 import re
 import threading
 import uuid
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import attrs
 import jsonschema
 import orjson
 import pytest
 import sqlalchemy as sa
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 from pydantic_core import PydanticCustomError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from typing_extensions import TypedDict
 
 import outbox
 from outbox.codec import size_of
@@ -165,6 +167,96 @@ def test_a_forgotten_person_is_gone_from_what_was_stored_and_nobody_else_is(
     assert row.forgotten_at is not None
 
 
+@dataclass
+class Companion:
+    customer_id: uuid.UUID
+    name: Annotated[str, outbox.Personal(subject="customer_id")]
+
+
+class Luggage(TypedDict):
+    customer_id: str
+    tags: dict[str, Annotated[str, outbox.Personal(subject="customer_id")]]
+
+
+class Passenger(BaseModel):
+    customer_id: str = Field(alias="customer")
+    name: Annotated[str, outbox.Personal(subject="customer_id")]
+    companions: list[Companion] = []
+    luggage: Luggage | None = None
+
+
+class Contact(BaseModel):
+    email: Annotated[str, outbox.Personal(subject="customer_id")]
+
+
+@outbox.event("tests.personal.booked", key="booking_id")
+class Booked(BaseModel):
+    booking_id: str
+    customer_id: str
+    contact: Contact
+    passengers: list[Passenger] = []
+    payload: Any = None
+
+
+@attrs.frozen
+class Seat:
+    customer_id: str
+    name: Annotated[str, outbox.Personal(subject="customer_id")]
+
+
+@outbox.event("tests.personal.seated", key="booking_id")
+@attrs.frozen
+class Seated:
+    booking_id: str
+    customer_id: str
+    seats: list[Seat]
+
+
+def test_each_person_in_a_list_is_forgotten_alone(sqlite_engine: sa.Engine) -> None:
+    ids = [uuid.UUID(int=number) for number in range(2)]
+    bags: Luggage = {"customer_id": "c-3", "tags": {"blue": "Babbage"}}
+    one = Passenger(customer="c-1", name="Ada", companions=[Companion(ids[0], "Byron")])
+    two = Passenger(
+        customer="c-2", name="Mary", companions=[Companion(ids[1], "Greig")], luggage=bags
+    )
+    contact = Contact(email="ada@example.com")
+    booked = Booked(
+        booking_id="b-1", customer_id="c-1", contact=contact, passengers=[one, two], payload=two
+    )
+    seated = Seated("b-1", "c-1", [Seat("c-1", "Ada"), Seat("c-2", "Mary")])
+    store = TableKeyStore(outbox.MasterKeys(MASTER), sqlite_engine)
+    found: list[Any] = []
+    consumer = outbox.Consumer("booked", database=sqlite_engine)
+    consumer.on(Booked)(lambda event, _: found.append(event))
+    consumer.on(Seated)(lambda event, _: found.append(event))
+    with using(store):
+        emit(sqlite_engine, booked, seated)
+        assert [store.forget(each) for each in ("c-2", "c-3", str(ids[1]), "b-1")] == [1, 1, 1, 0]
+        consume(consumer, stored(sqlite_engine))
+    event, seats = found
+    assert (event.contact, event.passengers[0]) == (contact, one)
+    assert event.passengers[1].name == REDACTED
+    assert event.passengers[1].companions[0].name == REDACTED
+    assert event.passengers[1].luggage["tags"] == {"blue": REDACTED}
+    assert is_token(event.payload["name"])
+    assert [each.name for each in seats.seats] == ["Ada", REDACTED]
+
+
+def test_a_person_without_a_name_of_their_own_is_not_taken_for_another(
+    sqlite_engine: sa.Engine,
+) -> None:
+    nobody: Any = Passenger.model_construct(customer_id="", name="Mary")
+    contact = Contact(email="ada@example.com")
+    event = Booked(booking_id="b", customer_id="c-1", contact=contact, payload=nobody)
+    with pytest.raises(InvalidEventError, match="nothing in 'customer_id'"):
+        emit(sqlite_engine, event)
+
+
+def test_a_marked_type_with_a_subject_is_written_outside_of_a_class_too() -> None:
+    hint = Annotated[str, outbox.Personal(subject="customer_id")]
+    assert TypeAdapter(list[hint]).dump_json(["Ada"]) == b'["Ada"]'
+
+
 def test_a_person_who_comes_back_has_a_new_key(engine: sa.Engine, store: TableKeyStore) -> None:
     emit(engine, ada())
     store.forget("c-1")
@@ -274,7 +366,7 @@ def test_personal_data_of_nobody_is_refused(engine: sa.Engine, store: TableKeySt
             outbox.emit(session, ada(friend="Charles"))
 
 
-@outbox.event("tests.personal.named", key="id")
+@outbox.event("tests.personal.lifted", key="id")
 class FullyNamed(BaseModel):
     id: str
     name: Annotated[str, outbox.Personal]
@@ -282,7 +374,7 @@ class FullyNamed(BaseModel):
     born: Annotated[date | None, outbox.Personal] = None
 
 
-@outbox.event("tests.personal.named", key="id", version=2)
+@outbox.event("tests.personal.lifted", key="id", version=2)
 class Named(BaseModel):
     id: str
     name: Annotated[str, outbox.Personal]

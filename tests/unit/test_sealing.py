@@ -50,7 +50,7 @@ def sealed(*personal: tuple[str, Any], event_id: str = "e-1", **others: Any) -> 
     taken, clear = collector.take(orjson.dumps(data | others))
     assert orjson.loads(clear) == {f"p{n}": value for n, (_, value) in enumerate(personal)} | others
     envelope = Envelope(id=event_id, source="/s", type="t", time=datetime.now(UTC), data=taken)
-    secrets = collector.secrets(lambda name: name or "")
+    secrets = collector.secrets(lambda name, _: name or "")
     found = secrets.seal(envelope, KEYS)
     assert len(found.data) == len(taken) + secrets.growth
     return found
@@ -141,7 +141,7 @@ def test_what_is_collected_is_not_shown_and_its_mark_cannot_be_guessed() -> None
     one, other = Collector(), Collector()
     assert one.hide(None, "Ada")[0] != other.hide(None, "Ada")[0]
     one.take(orjson.dumps(one.hide(None, "Ada")))
-    assert "Ada" not in f"{one!r} {one.secrets(lambda _: 'c-1')!r}"
+    assert "Ada" not in f"{one!r} {one.secrets(lambda *_: 'c-1')!r}"
 
 
 @pytest.mark.parametrize(
