@@ -106,7 +106,7 @@ class MasterKeys:
         if master is None:
             raise ConfigurationError(
                 f"the personal key {key_id} is wrapped by the master key {master_id}, which is"
-                " none of personal.master_key and personal.former_master_keys"
+                " none of personal.master_key and personal.former_master_keys: add it to the latter"
             )
         try:
             found: bytes = aes(master).decrypt(
@@ -115,7 +115,7 @@ class MasterKeys:
         except InvalidTag:
             raise ConfigurationError(
                 f"the personal key {key_id} was changed in the database: its master key does not"
-                " open it"
+                " open it; restore its row of outbox_personal_key, or forget the person"
             ) from None
         return found
 
@@ -172,12 +172,12 @@ class TableKeyStore:
         )
 
     def find(self, ids: Collection[str], /) -> Mapping[str, bytes]:
-        """See `KeyStore`."""
+        """See `KeyStore`; it cannot tell what a key is that none of the master keys opens."""
         found: dict[str, bytes] = {}
         try:
             with self._own().connect() as connection:
                 for row in rows_with(connection, _FIND, table.c.id, ids):
-                    found[row.id] = self._unwrap(row)
+                    found[row.id] = self._unwrap_later(row)
         except (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError) as exc:
             raise DatabaseUnavailableError(
                 f"the keys of personal data cannot be read now: {getattr(exc, 'orig', exc)}"
@@ -234,6 +234,13 @@ class TableKeyStore:
 
     def _unwrap(self, row: Any) -> bytes:
         return self._master_keys.unwrap(row.master_key, row.id, bytes(row.wrapped_key))
+
+    def _unwrap_later(self, row: Any) -> bytes:
+        """Return a key, or let a reader wait: to go on without one that exists would lose data."""
+        try:
+            return self._unwrap(row)
+        except ConfigurationError as exc:
+            raise DatabaseUnavailableError(str(exc)) from exc
 
     def _new(self, subject: str) -> dict[str, Any]:
         key = _new_key()
