@@ -25,6 +25,7 @@ from outbox import attrs_class
 from outbox.declaration import Site, site
 from outbox.errors import EventDefinitionError, InvalidEventError, UnregisteredEventError
 from outbox.marked import MisplacedError, marked
+from outbox.names import lost_fields, read_names
 from outbox.personal import PersonalField, reading
 from outbox.problems import without_values
 from outbox.schema.generator import Generator
@@ -165,6 +166,11 @@ class EventType:
 
     def check(self) -> None:
         """Raise `EventDefinitionError` where the declaration is wrong, or not complete by now."""
+        lost = "; ".join(lost_fields(self.cls))
+        if lost:
+            raise EventDefinitionError(
+                f"{self}: {place(self.cls)} could not read what it writes: {lost}"
+            )
         _ = self.json_schema, self.personal, self.examples
 
     def dump(self, event: object, collector: Collector | None = None) -> bytes:
@@ -206,8 +212,8 @@ class EventType:
 
     @cached_property
     def _names(self) -> frozenset[str]:
-        """The names of all fields in its JSON, nested ones included."""
-        return frozenset(_names(self.json_schema))
+        """The names of all fields that it reads, nested ones included."""
+        return frozenset(read_names(self.adapter.core_schema))
 
     def _misfit(self, found: str) -> InvalidEventError:
         return InvalidEventError(f"{self} does not fit its own type {place(self.cls)}: {found}")
@@ -377,17 +383,6 @@ def _impostor(data: bytes) -> str:
     values = parsed.items() if isinstance(parsed, dict) else [("the event", parsed)]
     name = next(name for name, value in values if has_token(to_json(value)))
     return f"{name}: has a text in the form of an encrypted value"
-
-
-def _names(schema: Any) -> Iterator[str]:
-    """Yield the names of the fields in a JSON Schema."""
-    if isinstance(schema, dict):
-        yield from schema.get("properties", ())
-        schema = schema.values()
-    elif not isinstance(schema, list):
-        return
-    for each in schema:
-        yield from _names(each)
 
 
 def _fields(cls: type) -> set[str]:

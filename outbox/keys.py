@@ -85,9 +85,13 @@ class MasterKeys:
     def __init__(self, current: str, former: Sequence[str] = ()) -> None:
         """Take keys of 32 bytes in base64: `openssl rand -base64 32` makes one.
 
-        Raises `ConfigurationError` for what is none; the message does not show it.
+        Raises `ConfigurationError` for what is none, which the message does not show, and where the
+        library that encrypts is not installed.
         """
+        if isinstance(former, str):
+            raise ConfigurationError("the former master keys are a list: MasterKeys(new, [old])")
         keys = [_master_key(text) for text in (current, *former)]
+        aes(keys[0])  # at the start, and not with the first event
         self._by_id = {_fingerprint(key): key for key in keys}
         self.current: Final = _fingerprint(keys[0])
         """The id of the key that wraps."""
@@ -285,7 +289,12 @@ def _new_key() -> SubjectKey:
     return SubjectKey(uuid.uuid4().hex, os.urandom(KEY_BYTES))
 
 
-def _master_key(text: str) -> bytes:
+def _master_key(text: object) -> bytes:
+    if not isinstance(text, str):
+        raise ConfigurationError(
+            f"a master key of personal data is a str, not {type(text).__name__}: is its setting or"
+            " variable of the environment there?"
+        )
     try:
         key = base64.b64decode(text.strip(), validate=True)
     except (binascii.Error, ValueError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -176,6 +177,21 @@ def test_what_is_no_master_key_is_refused_without_being_shown(text: str) -> None
     with pytest.raises(ConfigurationError, match="32 bytes in base64") as caught:
         MasterKeys(text)
     assert not text or text not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", [None, b"secret", 5])
+def test_a_master_key_is_a_text(text: Any) -> None:
+    with pytest.raises(ConfigurationError, match=f"is a str, not {type(text).__name__}") as caught:
+        MasterKeys(text)
+    assert "secret" not in str(caught.value)
+    with pytest.raises(ConfigurationError, match="a list"):
+        MasterKeys(MASTER, OTHER_MASTER)
+
+
+def test_the_library_that_encrypts_is_missed_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives.ciphers.aead", None)
+    with pytest.raises(ConfigurationError, match=r"pip install 'outbox-relay\[personal\]'"):
+        MasterKeys(MASTER)
 
 
 def test_no_key_is_shown() -> None:
