@@ -14,7 +14,7 @@ import typing
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import typing_extensions
 from pydantic import BaseModel, PydanticSchemaGenerationError, PydanticUserError, TypeAdapter
@@ -23,6 +23,7 @@ from pydantic_core import PydanticSerializationError, ValidationError, from_json
 
 from outbox import attrs_class
 from outbox.declaration import Site, site
+from outbox.envelope import MAX_VERSION
 from outbox.errors import EventDefinitionError, InvalidEventError, UnregisteredEventError
 from outbox.marked import MisplacedError, marked
 from outbox.names import lost_fields, read_names
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 Class = TypeVar("Class", bound=type)
 
+MAX_TYPE_LENGTH: Final = 200
+"""The longest name of a type: its topic and the file of its schema are called by it."""
 TYPE_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 
 
@@ -289,7 +292,7 @@ class Catalogue:
         ):
             msg = (
                 f"{event_type} is declared twice: by {_declared(known)} and by"
-                f" {_declared(event_type)}; give one of them another type or version"
+                f" {_declared(event_type)}; {_advice(known.cls, event_type.cls)}"
             )
             raise EventDefinitionError(msg)
         if event_type.is_complete:
@@ -301,7 +304,7 @@ class Catalogue:
         """Return the type of a registered class, or raise `UnregisteredEventError`."""
         try:
             return self._by_class[cls]
-        except KeyError:
+        except (KeyError, TypeError):  # TypeError: it is no class, and has no hash
             raise UnregisteredEventError(_unregistered(cls)) from None
 
     def __iter__(self) -> Iterator[EventType]:
@@ -324,9 +327,10 @@ def event(
     """Register the decorated class as an event type.
 
     The class is a pydantic model, a dataclass, a TypedDict or an attrs class. `type` is the
-    CloudEvents type, parts of letters, digits, `_` and `-` with dots between; `version` is 1 or
-    more; `key` names the field whose value keeps events in order: those of one key are delivered
-    in the order in which their writers committed. Without a key there is no order.
+    CloudEvents type, parts of letters, digits, `_` and `-` with dots between, 200 characters at
+    most; `version` is 1 or more; `key` names the field whose value keeps events in order: those of
+    one key are delivered in the order in which their writers committed. Without a key there is no
+    order.
 
     For people: `description` is by default the first paragraph of the class's docstring,
     `examples` are instances or dicts that fit the class, `owner` says who answers for the type.
@@ -334,19 +338,8 @@ def event(
     Raises `EventDefinitionError` at import where the declaration cannot work.
     """
     here = site()
-    if not isinstance(type, str):
-        msg = 'name the event type: @outbox.event("shop.order.placed")'
-        raise EventDefinitionError(msg)
-    if not TYPE_NAME.fullmatch(type):
-        msg = (
-            f"{type!r} in {here} cannot be an event type: use parts of letters, digits, '_'"
-            " and '-' with dots between, for instance 'shop.order.placed'"
-        )
-        raise EventDefinitionError(msg)
-    number: object = version  # what is written may be anything
-    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-        msg = f"the version of {type} is {version!r}; versions are counted from 1"
-        raise EventDefinitionError(msg)
+    _check_name(type, here)
+    _check_version(type, version)
     if isinstance(examples, str | bytes | dict):
         raise EventDefinitionError(f"the examples of {type} v{version} are no list of events")
     texts: dict[str, object] = {"description": description, "owner": owner}  # the same
@@ -377,6 +370,29 @@ def _is_null(value: object) -> bool:
     return value is None
 
 
+def _check_name(name: object, here: Site) -> None:
+    if not isinstance(name, str):
+        msg = 'name the event type: @outbox.event("shop.order.placed")'
+        raise EventDefinitionError(msg)
+    if not TYPE_NAME.fullmatch(name):
+        msg = (
+            f"{name!r} in {here} cannot be an event type: use parts of letters, digits, '_'"
+            " and '-' with dots between, for instance 'shop.order.placed'"
+        )
+        raise EventDefinitionError(msg)
+    if len(name) > MAX_TYPE_LENGTH:
+        msg = f"the type {name[:40]}… in {here} has more than {MAX_TYPE_LENGTH} characters"
+        raise EventDefinitionError(msg)
+
+
+def _check_version(name: str, version: object) -> None:
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        msg = f"the version of {name} is {version!r}; versions are counted from 1"
+        raise EventDefinitionError(msg)
+    if version > MAX_VERSION:
+        raise EventDefinitionError(f"the version of {name} is above {MAX_VERSION:,}")
+
+
 def _impostor(data: bytes) -> str:
     """Say where a text stands that would be read as an encrypted value."""
     parsed = from_json(data)
@@ -386,6 +402,9 @@ def _impostor(data: bytes) -> str:
 
 
 def _fields(cls: type) -> set[str]:
+    kind: object = cls  # what is decorated may be anything
+    if not isinstance(kind, type):
+        raise EventDefinitionError(f"{kind!r} is no class, so it can be no event")
     if issubclass(cls, BaseModel):
         return set(cls.model_fields)
     if dataclasses.is_dataclass(cls):
@@ -471,6 +490,17 @@ def _declared(event_type: EventType) -> str:
     return f"{place(event_type.cls)} ({event_type.site})"
 
 
+def _advice(one: type, other: type) -> str:
+    names = {each.__module__: each.__qualname__ for each in (one, other)}
+    main = names.pop("__main__", None)
+    if main is not None and main in names.values():
+        return (
+            "one module is imported under two names, because it is also the script that runs: start"
+            " another module, which imports it"
+        )
+    return "give one of them another type or version"
+
+
 def _are_beside(one: Site | None, other: Site | None) -> bool:
     return one is not None and other is not None and one.is_beside(other)
 
@@ -484,7 +514,11 @@ def _place_in_file(cls: type) -> str:
         return place(cls)
 
 
-def _unregistered(cls: type) -> str:
+def _unregistered(cls: object) -> str:
+    if not isinstance(cls, type):
+        return f"{cls!r} is no class: give the one that is decorated with @outbox.event(...)"
+    if issubclass(cls, type):
+        return "a class is no event: make an instance of it"
     hint = "decorate its class with @outbox.event(...)"
     if cls is dict:
         hint = "a plain dict has no type; call the TypedDict decorated with @outbox.event(...)"

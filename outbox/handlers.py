@@ -152,17 +152,17 @@ def is_async(function: Callable[..., Any]) -> bool:
 
 def check(function: Callable[..., Any]) -> None:
     """Raise `EventDefinitionError` where `function(event, context)` could not handle an event."""
-    place = f"{function.__module__}.{getattr(function, '__qualname__', function)}"
+    module = getattr(function, "__module__", type(function).__module__)
+    place = f"{module}.{getattr(function, '__qualname__', function)}"
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise EventDefinitionError(
             f"{place} contains a yield, so calling it runs nothing; a handler returns"
         )
-    signature = inspect.signature(function)
     try:
-        signature.bind(None, None)
-    except TypeError as exc:
+        inspect.signature(function).bind(None, None)
+    except (TypeError, ValueError) as exc:
         raise EventDefinitionError(
-            f"{place}{signature} cannot be called as handler(event, context): {exc}"
+            f"{place} cannot be called as handler(event, context): {exc}"
         ) from None
 
 

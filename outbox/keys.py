@@ -25,7 +25,12 @@ from outbox import clock
 from outbox.chunks import rows_with
 from outbox.dialect import is_mysql
 from outbox.engine import make_engine
-from outbox.errors import ConfigurationError, DatabaseUnavailableError, InvalidEventError
+from outbox.errors import (
+    ConfigurationError,
+    DatabaseUnavailableError,
+    InvalidEventError,
+    UsageError,
+)
 from outbox.sealing import KEY_BYTES, NONCE_BYTES, aes
 from outbox.table import outbox_personal_key as table
 
@@ -338,8 +343,17 @@ _store: KeyStore | None = None
 def use_key_store(store: KeyStore | None) -> None:
     """Let this process encrypt and read personal data with the keys of a store; None ends that.
 
-    `outbox consume` does it by its settings; an application calls it when it starts.
+    `outbox consume` does it by its settings; an application calls it when it starts. Raises
+    `UsageError` for what has not the methods of a `KeyStore`.
     """
+    given: object = store  # what is given may be anything
+    methods = [getattr(given, name, None) for name in ("provide", "find", "forget")]
+    if given is not None and (isinstance(given, type) or not all(map(callable, methods))):
+        what = "a class" if isinstance(given, type) else type(given).__name__
+        raise UsageError(
+            f"{what} is no key store: outbox.use_key_store takes an object such as"
+            " outbox.TableKeyStore(outbox.MasterKeys(…))"
+        )
     global _store  # noqa: PLW0603  # one for the process, as its catalogue is
     _store = store
 

@@ -349,6 +349,12 @@ def test_a_process_without_keys_says_at_the_call_what_to_do(engine: sa.Engine) -
     assert stored(engine) == []
 
 
+@pytest.mark.parametrize("store", [TableKeyStore, outbox.MasterKeys(MASTER), "keys"])
+def test_what_is_no_key_store_is_refused_at_the_call(store: Any) -> None:
+    with pytest.raises(UsageError, match="is no key store"):
+        outbox.use_key_store(store)
+
+
 def test_a_drivers_own_connection_is_refused(
     sqlite_engine: sa.Engine,
 ) -> None:

@@ -178,9 +178,44 @@ def test_versions_are_counted_from_one(version: int) -> None:
         outbox.event("unit.version", version=version)
 
 
+@pytest.mark.parametrize(
+    ("name", "version", "message"),
+    [
+        ("unit.version", 10**30, "the version of unit.version is above 2,147,483,647"),
+        ("unit." + "x" * 196, 1, r"the type unit\.x+… in .*:\d+ has more than 200 characters"),
+    ],
+)
+def test_a_type_fits_what_stores_it(name: str, version: int, message: str) -> None:
+    with pytest.raises(EventDefinitionError, match=message):
+        outbox.event(name, version=version)
+
+
+def test_a_script_that_is_imported_as_well_is_told_so() -> None:
+    source = "import outbox, pydantic\n@outbox.event('unit.script')\n"
+    source += "class Script(pydantic.BaseModel): number: int\n"
+    code = compile(source, "script.py", "exec")
+    exec(code, {"__name__": "shop.script"})  # noqa: S102
+    with pytest.raises(EventDefinitionError, match=r"the script that runs: start another module"):
+        exec(code, {"__name__": "__main__"})  # noqa: S102
+
+
 def test_the_key_has_to_be_a_field() -> None:
     with pytest.raises(EventDefinitionError, match=r"no field 'missing'.*it has number"):
         outbox.event("unit.key", key="missing")(Part)
+
+
+@pytest.mark.parametrize("thing", [inspect.signature, 5, None])
+def test_what_is_no_class_is_refused(thing: Any) -> None:
+    with pytest.raises(EventDefinitionError, match="is no class, so it can be no event"):
+        outbox.event("unit.kind")(thing)
+
+
+@pytest.mark.parametrize(
+    ("cls", "message"), [("unit.model", "'unit.model' is no class"), ([Model], "is no class")]
+)
+def test_an_event_is_asked_for_by_its_class(cls: Any, message: str) -> None:
+    with pytest.raises(UnregisteredEventError, match=message):
+        outbox.upcast(cls, from_version=1)
 
 
 def test_a_class_of_another_kind_is_refused() -> None:
