@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from outbox.personal import Path
 
+    Objects = list[tuple[Path, Mapping[str, Any]]]
+
 
 @dataclass(frozen=True, slots=True)
 class Mark:
@@ -73,7 +75,7 @@ class _Walk:
         """Where each class begins that the walk is inside of."""
         self._marked: dict[str, bool] = {}
         """Whether a marked field stands anywhere in a class."""
-        self._objects: list[tuple[Path, Mapping[str, Any]]] = []
+        self._objects: Objects = []
         """The objects that the walk is inside of: where each is, and its fields by name."""
 
     def follow(self, schema: Any, path: Path) -> Iterator[Mark]:
@@ -106,11 +108,11 @@ class _Walk:
         if not inner:
             return None
         at, field = inner[-1]
-        if at != self._objects[-1][0]:
+        if subject not in self._objects[-1][1]:
             raise MisplacedError(
                 f"the personal field {named(path)}, whose subject {subject!r} is a field of the"
-                f" object {named(at)} around its own: it has to be one of its own object, or of no"
-                " object but the event"
+                f" object {named(at)}: only a field of that object itself can name it, and no"
+                " computed one; other fields name one of the event that no object around them has"
             )
         if field["type"] == "typed-dict-field" and field.get("required") is False:
             raise MisplacedError(
@@ -141,12 +143,15 @@ class _Walk:
             if key not in {*_SAME, *_EACH, *_LISTED, *_UNWRITTEN}:
                 what = f"the {key.removesuffix('_schema')} of a {kind} stay in clear"
                 self._refuse(part, path, what)
-        if kind in _OBJECTS:
-            self._objects.append((path, _by_name(schema["fields"])))
-        for step, inner in _inner(schema):
-            yield from self.follow(inner, (*path, *step))
-        if kind in _OBJECTS:
-            self._objects.pop()
+        outside = list(self._objects)
+        own = [(path, _by_name(schema["fields"]))] if kind in _OBJECTS else []
+        # What writes anything but a field of an object, a computed one, is not given the object.
+        other: Objects = [*own, (path, {})] if own else []
+        for key, value in schema.items():
+            self._objects = [*outside, *(own if key == "fields" else other)]
+            for step, inner in _inner(kind, key, value):
+                yield from self.follow(inner, (*path, *step))
+        self._objects = outside
         self._open.pop(name, None)
 
     def _hands_on(self, serializer: Any, schema: Any) -> bool:
@@ -182,21 +187,20 @@ class _Walk:
         )
 
 
-def _inner(schema: Any) -> Iterator[tuple[Path, Any]]:
-    """Yield the parts of a schema that write theirs, each with its step of the path."""
-    for key, value in schema.items():
-        if key in _SAME:
-            yield (), value
-        elif key in _EACH:
-            yield from (((EACH,), each) for each in _listed(value))
-        elif key == "steps":
-            yield (), value[-1]
-        elif key == "choices":
-            for each in _listed(value):
-                yield (), each[0] if isinstance(each, tuple) else each
-        elif key in _LISTED and schema["type"] != "dataclass":  # which repeats names alone
-            for name, part in _fields(schema["type"], value):
-                yield (name,), part
+def _inner(kind: str, key: str, value: Any) -> Iterator[tuple[Path, Any]]:
+    """Yield the schemas in a part of one that write theirs, each with its step of the path."""
+    if key in _SAME:
+        yield (), value
+    elif key in _EACH:
+        yield from (((EACH,), each) for each in _listed(value))
+    elif key == "steps":
+        yield (), value[-1]
+    elif key == "choices":
+        for each in _listed(value):
+            yield (), each[0] if isinstance(each, tuple) else each
+    elif key in _LISTED and kind != "dataclass":  # which repeats names alone
+        for name, part in _fields(kind, value):
+            yield (name,), part
 
 
 def _listed(value: Any) -> Any:

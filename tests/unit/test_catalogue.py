@@ -22,6 +22,7 @@ from pydantic import (
     SerializeAsAny,
     WithJsonSchema,
     WrapSerializer,
+    computed_field,
     create_model,
     field_serializer,
     model_serializer,
@@ -344,6 +345,14 @@ class PersonalPassenger(BaseModel):
     name: Annotated[str, outbox.Personal(subject="email")]
 
 
+class ComputedPassenger(BaseModel):
+    id: str
+
+    @computed_field
+    def full(self) -> Annotated[str, outbox.Personal(subject="id")]:
+        return "Ada Lovelace"
+
+
 class Party(BaseModel):
     guest_id: str
     guests: list[Guest]
@@ -354,8 +363,9 @@ class Party(BaseModel):
     [
         (
             Party,
-            r"/inner/guests/\*/name, whose subject 'guest_id' is a field of the object /inner ",
+            r"/inner/guests/\*/name, whose subject 'guest_id' is a field of the object /inner:",
         ),
+        (ComputedPassenger, r"/inner/full, whose subject 'id' is a field of the object /inner:"),
         (MaybePassenger, r"/inner/name, whose subject 'id' may be absent"),
         (PersonalPassenger, r"/inner/email, which says whose /inner/name is"),
     ],
