@@ -32,6 +32,11 @@ def is_attrs(cls: object) -> bool:
     return attrs is not None and isinstance(cls, type) and attrs.has(cls)
 
 
+def is_open() -> bool:
+    """Tell whether the schema of an attrs class is being made."""
+    return bool(_open.get())
+
+
 def names(cls: type) -> dict[str, str]:
     """Return the names in JSON of the fields that the constructor takes.
 

@@ -377,12 +377,17 @@ def _emit(
     before: Values | None,
     after: Values | None,
 ) -> None:
-    identity = _only(tracking.identity, place)
+    identity, key = _only(tracking.identity, place), _only(tracking.key, place)
+    if _text(key) == "":
+        raise InvalidEventError(
+            f"a change of {tracking.cls.__qualname__} cannot be told: {' and '.join(key)}, by which"
+            " its events are ordered, is empty"
+        )
     try:
         change = tracking.event.model_validate(
             {
                 "operation": operation,
-                "key": _text(_only(tracking.key, place)),
+                "key": _text(key),
                 "identity": identity,
                 "before": before,
                 "after": after,
@@ -393,7 +398,7 @@ def _emit(
         raise InvalidEventError(
             f"a change of {tracking.cls.__qualname__} cannot be told: {found}"
         ) from None
-    emit(session, change, subject=_text(identity))
+    emit(session, change, subject=_text(identity) or None)
 
 
 def _text(values: Values) -> str | None:
@@ -404,7 +409,7 @@ def _text(values: Values) -> str | None:
     parts = [str(value) for value in found]
     if len(parts) > 1:  # one key, one text: ("a/b", "c") is not ("a", "b/c")
         parts = [part.replace("%", "%25").replace("/", "%2F") for part in parts]
-    return "/".join(parts) or None
+    return "/".join(parts)
 
 
 _OF_MAPPER: Final = {

@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from outbox.envelope import JSON_CONTENT_TYPE, MAX_NAME_BYTES, SPEC_VERSION, Draft, Envelope
+from outbox.envelope import (
+    JSON_CONTENT_TYPE,
+    MAX_NAME_BYTES,
+    MAX_VERSION,
+    SPEC_VERSION,
+    Draft,
+    Envelope,
+)
 from outbox.errors import DecodeError
 
 if TYPE_CHECKING:
@@ -243,7 +250,7 @@ def from_headers(
         draft.type = event_type
         draft.time = datetime.now(UTC) if time is None else time_of(time)
         draft.data = data or b""
-        draft.version = 1 if version is None else _number(version, 1, _MAX_VERSION)
+        draft.version = 1 if version is None else _number(version, 1, MAX_VERSION)
         draft.content_type = texts.pop("content-type", None) or _content_type(texts, prefix)
         draft.subject = subject or None
         draft.partition_key = partition_key
@@ -285,7 +292,6 @@ def _incomplete(names: Sequence[str], found: Sequence[str | None]) -> DecodeErro
 
 
 # What the columns hold where an envelope is stored again.
-_MAX_VERSION: Final = 2**31 - 1
 _MAX_SEQUENCE: Final = 2**63 - 1
 
 

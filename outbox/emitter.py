@@ -17,7 +17,7 @@ from outbox.codec import ATTRIBUTES, PREFIX, may_exceed, size_of
 from outbox.context import acting, cause
 from outbox.envelope import JSON_CONTENT_TYPE, MAX_NAME_BYTES, Draft, new_id
 from outbox.errors import EventTooLargeError, InvalidEventError, NoTransactionError, UsageError
-from outbox.event import catalogue
+from outbox.event import catalogue, has_field
 from outbox.insert import insert_sqlite, statement
 from outbox.keys import require_key_store
 from outbox.sealing import Collector
@@ -146,9 +146,10 @@ def emit(
 def _secrets(collector: Collector, event_type: EventType, event: object) -> Secrets:
     """Return the personal values of an event, each with its subject."""
 
-    def subject_of(field: str | None) -> str:
+    def subject_of(field: str | None, owner: object) -> str:
         name = field or event_type.key
-        subject = None if name is None else event_type.text_of(event, name)
+        holder = owner if field is not None and has_field(owner, field) else event
+        subject = None if name is None else event_type.text_of(holder, name)
         if not subject:
             where = "no key" if name is None else f"nothing in {name!r}"
             raise InvalidEventError(

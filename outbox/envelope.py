@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 SPEC_VERSION: Final = "1.0"
 JSON_CONTENT_TYPE: Final = "application/json"
+MAX_VERSION: Final = 2**31 - 1
+"""The highest version of a type that its column holds."""
 MAX_NAME_BYTES: Final = 1_000
 """The longest id, source and partition key in UTF-8: databases keep them in indexes, and a longer
 one could not be claimed by a consumer, or set aside as a dead letter."""

@@ -14,7 +14,7 @@ import typing
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import typing_extensions
 from pydantic import BaseModel, PydanticSchemaGenerationError, PydanticUserError, TypeAdapter
@@ -23,20 +23,25 @@ from pydantic_core import PydanticSerializationError, ValidationError, from_json
 
 from outbox import attrs_class
 from outbox.declaration import Site, site
+from outbox.envelope import MAX_VERSION
 from outbox.errors import EventDefinitionError, InvalidEventError, UnregisteredEventError
 from outbox.marked import MisplacedError, marked
-from outbox.personal import PersonalField
+from outbox.names import lost_fields, read_names
+from outbox.personal import PersonalField, reading
 from outbox.problems import without_values
 from outbox.schema.generator import Generator
-from outbox.sealing import has_token
+from outbox.sealing import has_token, has_tokens, is_token
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from outbox.marked import Mark
     from outbox.sealing import Collector
 
 Class = TypeVar("Class", bound=type)
 
+MAX_TYPE_LENGTH: Final = 200
+"""The longest name of a type: its topic and the file of its schema are called by it."""
 TYPE_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 
 
@@ -100,8 +105,8 @@ class EventType:
     def personal(self) -> tuple[PersonalField, ...]:
         """The fields marked by `outbox.Personal`, nested ones included.
 
-        Raises `EventDefinitionError` where one has no subject, would not be encrypted, or could be
-        in endless places.
+        Raises `EventDefinitionError` where one has no subject or is one, would not be encrypted,
+        could be in endless places, or has a type that nothing can stand for.
         """
         try:
             found = marked(self.adapter.core_schema)
@@ -109,11 +114,15 @@ class EventType:
             raise EventDefinitionError(f"{self}: {place(self.cls)} has {exc}") from None
         except PydanticUserError as exc:
             raise EventDefinitionError(_unreadable(self.cls, exc)) from exc
-        return tuple(self._personal(*each) for each in found.items())
+        fields = tuple(PersonalField(each.path, self._subject(each)) for each in found)
+        for each in fields:
+            self._check_clear(each, fields)
+        return fields
 
-    def _personal(self, path: tuple[str, ...], subject: str | None) -> PersonalField:
-        name = subject or self.key
-        found = PersonalField(path, name or "")
+    def _subject(self, found: Mark) -> tuple[str, ...]:
+        if found.sibling is not None:
+            return found.sibling
+        name = found.subject or self.key
         if name is None:
             raise EventDefinitionError(
                 f"{self}: {place(self.cls)} has the personal field {found}, and no key that says"
@@ -124,19 +133,23 @@ class EventType:
                 f"{self}: {place(self.cls)} has no field {name!r} to be the subject of {found};"
                 f" it has {', '.join(sorted(_fields(self.cls)))}"
             )
-        if path == (self.json_name(name),):
-            raise EventDefinitionError(
-                f"{self}: {place(self.cls)} has the personal field {found} that identifies the"
-                " person: it stays in clear, so let it be a number or another name that nobody"
-                " else knows, and do not mark it"
-            )
-        if self.key is not None and path == (self.json_name(self.key),):
+        return (self.json_name(name),)
+
+    def _check_clear(self, found: PersonalField, others: Sequence[PersonalField]) -> None:
+        """Raise where a field is personal that has to be in clear."""
+        for other in others:
+            if found.path[: len(other.subject)] == other.subject:
+                raise EventDefinitionError(
+                    f"{self}: {place(self.cls)} has the personal field {found}, which says whose"
+                    f" {other} is: that stays in clear, so let it be a number or another name that"
+                    " nobody else knows, and do not mark it"
+                )
+        if self.key is not None and found.path[:1] == (self.json_name(self.key),):
             raise EventDefinitionError(
                 f"{self}: {place(self.cls)} has the personal field {found} as its key, which every"
                 " broker has in clear: let the key be a number or another name that nobody else"
                 " knows"
             )
-        return found
 
     def json_name(self, field: str) -> str:
         """Return the name that a field of the class has in its JSON."""
@@ -156,6 +169,11 @@ class EventType:
 
     def check(self) -> None:
         """Raise `EventDefinitionError` where the declaration is wrong, or not complete by now."""
+        lost = "; ".join(lost_fields(self.cls))
+        if lost:
+            raise EventDefinitionError(
+                f"{self}: {place(self.cls)} could not read what it writes: {lost}"
+            )
         _ = self.json_schema, self.personal, self.examples
 
     def dump(self, event: object, collector: Collector | None = None) -> bytes:
@@ -197,8 +215,8 @@ class EventType:
 
     @cached_property
     def _names(self) -> frozenset[str]:
-        """The names of all fields in its JSON, nested ones included."""
-        return frozenset(_names(self.json_schema))
+        """The names of all fields that it reads, nested ones included."""
+        return frozenset(read_names(self.adapter.core_schema))
 
     def _misfit(self, found: str) -> InvalidEventError:
         return InvalidEventError(f"{self} does not fit its own type {place(self.cls)}: {found}")
@@ -224,7 +242,18 @@ class EventType:
 
     def load(self, data: bytes) -> Any:
         """Parse an event; raises pydantic's `ValidationError` where it does not fit."""
-        return self.adapter.validator.validate_json(data)
+        if not has_tokens(data):
+            return self.adapter.validator.validate_json(data)
+        with reading(is_token):
+            return self.adapter.validator.validate_json(data)
+
+    def load_lifted(self, data: bytes) -> Any:
+        """Parse what upcasters made of an event that has values which they got as null.
+
+        What is null still, and marked, is read as any value that cannot be. Raises as `load` does.
+        """
+        with reading(_is_null):
+            return self.adapter.validator.validate_json(data)
 
     def key_of(self, event: object) -> str | None:
         """Return the partition key of an event as text; None where the class has no key."""
@@ -263,7 +292,7 @@ class Catalogue:
         ):
             msg = (
                 f"{event_type} is declared twice: by {_declared(known)} and by"
-                f" {_declared(event_type)}; give one of them another type or version"
+                f" {_declared(event_type)}; {_advice(known.cls, event_type.cls)}"
             )
             raise EventDefinitionError(msg)
         if event_type.is_complete:
@@ -275,7 +304,7 @@ class Catalogue:
         """Return the type of a registered class, or raise `UnregisteredEventError`."""
         try:
             return self._by_class[cls]
-        except KeyError:
+        except (KeyError, TypeError):  # TypeError: it is no class, and has no hash
             raise UnregisteredEventError(_unregistered(cls)) from None
 
     def __iter__(self) -> Iterator[EventType]:
@@ -298,9 +327,10 @@ def event(
     """Register the decorated class as an event type.
 
     The class is a pydantic model, a dataclass, a TypedDict or an attrs class. `type` is the
-    CloudEvents type, parts of letters, digits, `_` and `-` with dots between; `version` is 1 or
-    more; `key` names the field whose value keeps events in order: those of one key are delivered
-    in the order in which their writers committed. Without a key there is no order.
+    CloudEvents type, parts of letters, digits, `_` and `-` with dots between, 200 characters at
+    most; `version` is 1 or more; `key` names the field whose value keeps events in order: those of
+    one key are delivered in the order in which their writers committed. Without a key there is no
+    order.
 
     For people: `description` is by default the first paragraph of the class's docstring,
     `examples` are instances or dicts that fit the class, `owner` says who answers for the type.
@@ -308,19 +338,8 @@ def event(
     Raises `EventDefinitionError` at import where the declaration cannot work.
     """
     here = site()
-    if not isinstance(type, str):
-        msg = 'name the event type: @outbox.event("shop.order.placed")'
-        raise EventDefinitionError(msg)
-    if not TYPE_NAME.fullmatch(type):
-        msg = (
-            f"{type!r} in {here} cannot be an event type: use parts of letters, digits, '_'"
-            " and '-' with dots between, for instance 'shop.order.placed'"
-        )
-        raise EventDefinitionError(msg)
-    number: object = version  # what is written may be anything
-    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-        msg = f"the version of {type} is {version!r}; versions are counted from 1"
-        raise EventDefinitionError(msg)
+    _check_name(type, here)
+    _check_version(type, version)
     if isinstance(examples, str | bytes | dict):
         raise EventDefinitionError(f"the examples of {type} v{version} are no list of events")
     texts: dict[str, object] = {"description": description, "owner": owner}  # the same
@@ -347,6 +366,33 @@ def event(
     return register
 
 
+def _is_null(value: object) -> bool:
+    return value is None
+
+
+def _check_name(name: object, here: Site) -> None:
+    if not isinstance(name, str):
+        msg = 'name the event type: @outbox.event("shop.order.placed")'
+        raise EventDefinitionError(msg)
+    if not TYPE_NAME.fullmatch(name):
+        msg = (
+            f"{name!r} in {here} cannot be an event type: use parts of letters, digits, '_'"
+            " and '-' with dots between, for instance 'shop.order.placed'"
+        )
+        raise EventDefinitionError(msg)
+    if len(name) > MAX_TYPE_LENGTH:
+        msg = f"the type {name[:40]}… in {here} has more than {MAX_TYPE_LENGTH} characters"
+        raise EventDefinitionError(msg)
+
+
+def _check_version(name: str, version: object) -> None:
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        msg = f"the version of {name} is {version!r}; versions are counted from 1"
+        raise EventDefinitionError(msg)
+    if version > MAX_VERSION:
+        raise EventDefinitionError(f"the version of {name} is above {MAX_VERSION:,}")
+
+
 def _impostor(data: bytes) -> str:
     """Say where a text stands that would be read as an encrypted value."""
     parsed = from_json(data)
@@ -355,18 +401,10 @@ def _impostor(data: bytes) -> str:
     return f"{name}: has a text in the form of an encrypted value"
 
 
-def _names(schema: Any) -> Iterator[str]:
-    """Yield the names of the fields in a JSON Schema."""
-    if isinstance(schema, dict):
-        yield from schema.get("properties", ())
-        schema = schema.values()
-    elif not isinstance(schema, list):
-        return
-    for each in schema:
-        yield from _names(each)
-
-
 def _fields(cls: type) -> set[str]:
+    kind: object = cls  # what is decorated may be anything
+    if not isinstance(kind, type):
+        raise EventDefinitionError(f"{kind!r} is no class, so it can be no event")
     if issubclass(cls, BaseModel):
         return set(cls.model_fields)
     if dataclasses.is_dataclass(cls):
@@ -380,6 +418,14 @@ def _fields(cls: type) -> set[str]:
         " attrs class"
     )
     raise EventDefinitionError(msg)
+
+
+def has_field(instance: object, name: str) -> bool:
+    """Tell whether an object of a class, of whichever kind, has a field of a name."""
+    if isinstance(instance, dict):
+        return name in instance
+    cls = type(instance)
+    return (issubclass(cls, BaseModel) or dataclasses.is_dataclass(cls)) and name in _fields(cls)
 
 
 def _field_names(event: object) -> list[str]:
@@ -444,6 +490,17 @@ def _declared(event_type: EventType) -> str:
     return f"{place(event_type.cls)} ({event_type.site})"
 
 
+def _advice(one: type, other: type) -> str:
+    names = {each.__module__: each.__qualname__ for each in (one, other)}
+    main = names.pop("__main__", None)
+    if main is not None and main in names.values():
+        return (
+            "one module is imported under two names, because it is also the script that runs: start"
+            " another module, which imports it"
+        )
+    return "give one of them another type or version"
+
+
 def _are_beside(one: Site | None, other: Site | None) -> bool:
     return one is not None and other is not None and one.is_beside(other)
 
@@ -457,7 +514,11 @@ def _place_in_file(cls: type) -> str:
         return place(cls)
 
 
-def _unregistered(cls: type) -> str:
+def _unregistered(cls: object) -> str:
+    if not isinstance(cls, type):
+        return f"{cls!r} is no class: give the one that is decorated with @outbox.event(...)"
+    if issubclass(cls, type):
+        return "a class is no event: make an instance of it"
     hint = "decorate its class with @outbox.event(...)"
     if cls is dict:
         hint = "a plain dict has no type; call the TypedDict decorated with @outbox.event(...)"

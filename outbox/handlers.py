@@ -112,8 +112,9 @@ class Handlers:
                 calls.append(call_of((handler, _plain(envelope))))
             elif event_type.version == version:
                 try:
-                    data = lift(envelope.data, steps) if steps else envelope.data
-                    calls.append(call_of((handler, event_type.load(data))))
+                    data = envelope.data
+                    event = _lifted(event_type, data, steps) if steps else event_type.load(data)
+                    calls.append(call_of((handler, event)))
                 except ValidationError as exc:
                     raise _misfit(event_type, envelope, exc) from exc
                 except PermanentError:
@@ -121,6 +122,13 @@ class Handlers:
                 except Exception as exc:  # noqa: BLE001  # code of the application raised it
                     calls.append(Call(_raising(exc), None))
         return calls or _refuse_version(envelope, versions)
+
+
+def _lifted(event_type: EventType, data: bytes, steps: Sequence[Upcaster]) -> Any:
+    """Return the object of an event; upcasters get null for what cannot be read."""
+    readable = without_tokens(data)
+    lifted = lift(readable, steps)
+    return event_type.load(lifted) if readable == data else event_type.load_lifted(lifted)
 
 
 _NO_STEPS: Final[Sequence[Upcaster]] = ()
@@ -144,17 +152,17 @@ def is_async(function: Callable[..., Any]) -> bool:
 
 def check(function: Callable[..., Any]) -> None:
     """Raise `EventDefinitionError` where `function(event, context)` could not handle an event."""
-    place = f"{function.__module__}.{getattr(function, '__qualname__', function)}"
+    module = getattr(function, "__module__", type(function).__module__)
+    place = f"{module}.{getattr(function, '__qualname__', function)}"
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise EventDefinitionError(
             f"{place} contains a yield, so calling it runs nothing; a handler returns"
         )
-    signature = inspect.signature(function)
     try:
-        signature.bind(None, None)
-    except TypeError as exc:
+        inspect.signature(function).bind(None, None)
+    except (TypeError, ValueError) as exc:
         raise EventDefinitionError(
-            f"{place}{signature} cannot be called as handler(event, context): {exc}"
+            f"{place} cannot be called as handler(event, context): {exc}"
         ) from None
 
 

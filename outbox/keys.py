@@ -25,7 +25,12 @@ from outbox import clock
 from outbox.chunks import rows_with
 from outbox.dialect import is_mysql
 from outbox.engine import make_engine
-from outbox.errors import ConfigurationError, DatabaseUnavailableError, InvalidEventError
+from outbox.errors import (
+    ConfigurationError,
+    DatabaseUnavailableError,
+    InvalidEventError,
+    UsageError,
+)
 from outbox.sealing import KEY_BYTES, NONCE_BYTES, aes
 from outbox.table import outbox_personal_key as table
 
@@ -85,9 +90,13 @@ class MasterKeys:
     def __init__(self, current: str, former: Sequence[str] = ()) -> None:
         """Take keys of 32 bytes in base64: `openssl rand -base64 32` makes one.
 
-        Raises `ConfigurationError` for what is none; the message does not show it.
+        Raises `ConfigurationError` for what is none, which the message does not show, and where the
+        library that encrypts is not installed.
         """
+        if isinstance(former, str):
+            raise ConfigurationError("the former master keys are a list: MasterKeys(new, [old])")
         keys = [_master_key(text) for text in (current, *former)]
+        aes(keys[0])  # at the start, and not with the first event
         self._by_id = {_fingerprint(key): key for key in keys}
         self.current: Final = _fingerprint(keys[0])
         """The id of the key that wraps."""
@@ -106,7 +115,7 @@ class MasterKeys:
         if master is None:
             raise ConfigurationError(
                 f"the personal key {key_id} is wrapped by the master key {master_id}, which is"
-                " none of personal.master_key and personal.former_master_keys"
+                " none of personal.master_key and personal.former_master_keys: add it to the latter"
             )
         try:
             found: bytes = aes(master).decrypt(
@@ -115,7 +124,7 @@ class MasterKeys:
         except InvalidTag:
             raise ConfigurationError(
                 f"the personal key {key_id} was changed in the database: its master key does not"
-                " open it"
+                " open it; restore its row of outbox_personal_key, or forget the person"
             ) from None
         return found
 
@@ -172,12 +181,12 @@ class TableKeyStore:
         )
 
     def find(self, ids: Collection[str], /) -> Mapping[str, bytes]:
-        """See `KeyStore`."""
+        """See `KeyStore`; it cannot tell what a key is that none of the master keys opens."""
         found: dict[str, bytes] = {}
         try:
             with self._own().connect() as connection:
                 for row in rows_with(connection, _FIND, table.c.id, ids):
-                    found[row.id] = self._unwrap(row)
+                    found[row.id] = self._unwrap_later(row)
         except (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError) as exc:
             raise DatabaseUnavailableError(
                 f"the keys of personal data cannot be read now: {getattr(exc, 'orig', exc)}"
@@ -235,6 +244,13 @@ class TableKeyStore:
     def _unwrap(self, row: Any) -> bytes:
         return self._master_keys.unwrap(row.master_key, row.id, bytes(row.wrapped_key))
 
+    def _unwrap_later(self, row: Any) -> bytes:
+        """Return a key, or let a reader wait: to go on without one that exists would lose data."""
+        try:
+            return self._unwrap(row)
+        except ConfigurationError as exc:
+            raise DatabaseUnavailableError(str(exc)) from exc
+
     def _new(self, subject: str) -> dict[str, Any]:
         key = _new_key()
         master, wrapped = self._master_keys.wrap(key)
@@ -278,7 +294,12 @@ def _new_key() -> SubjectKey:
     return SubjectKey(uuid.uuid4().hex, os.urandom(KEY_BYTES))
 
 
-def _master_key(text: str) -> bytes:
+def _master_key(text: object) -> bytes:
+    if not isinstance(text, str):
+        raise ConfigurationError(
+            f"a master key of personal data is a str, not {type(text).__name__}: is its setting or"
+            " variable of the environment there?"
+        )
     try:
         key = base64.b64decode(text.strip(), validate=True)
     except (binascii.Error, ValueError):
@@ -322,8 +343,17 @@ _store: KeyStore | None = None
 def use_key_store(store: KeyStore | None) -> None:
     """Let this process encrypt and read personal data with the keys of a store; None ends that.
 
-    `outbox consume` does it by its settings; an application calls it when it starts.
+    `outbox consume` does it by its settings; an application calls it when it starts. Raises
+    `UsageError` for what has not the methods of a `KeyStore`.
     """
+    given: object = store  # what is given may be anything
+    methods = [getattr(given, name, None) for name in ("provide", "find", "forget")]
+    if given is not None and (isinstance(given, type) or not all(map(callable, methods))):
+        what = "a class" if isinstance(given, type) else type(given).__name__
+        raise UsageError(
+            f"{what} is no key store: outbox.use_key_store takes an object such as"
+            " outbox.TableKeyStore(outbox.MasterKeys(…))"
+        )
     global _store  # noqa: PLW0603  # one for the process, as its catalogue is
     _store = store
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from pydantic_core import core_schema
 
-from outbox.errors import EventDefinitionError
-from outbox.sealing import REDACTED, SEALED_PATTERN, Collector, is_token
+from outbox import attrs_class
+from outbox.sealing import REDACTED, SEALED_PATTERN, Collector
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from pydantic import GetCoreSchemaHandler
 
@@ -51,34 +53,72 @@ def _wrap(marker: Personal, source: Any, handler: GetCoreSchemaHandler) -> core_
     """Let a field be taken out while it is written, and be absent when it is read."""
     schema = handler(source)
     return core_schema.no_info_wrap_validator_function(
-        partial(_read, _absent(schema, handler.field_name)),
+        partial(_read, _absent(schema)),
         schema,
         serialization=core_schema.wrap_serializer_function_ser_schema(
-            partial(_write, marker.subject), info_arg=True, schema=schema
+            **_writer(marker.subject, handler), info_arg=True, schema=schema
         ),
     )
 
 
-def _absent(schema: Any, name: str | None) -> str | None:
+def _writer(subject: str | None, handler: GetCoreSchemaHandler) -> Any:
+    """Return what writes a field; with its object, where a field of that may be the subject."""
+    if subject is None:
+        return {"function": partial(_write, None)}
+    # Outside of a class, as in `TypeAdapter(Name)`, pydantic has no such object and would fail.
+    if handler.field_name is None and not attrs_class.is_open():
+        return {"function": partial(_write, subject)}
+    return {"function": partial(_write_of, subject), "is_field_serializer": True}
+
+
+def _absent(schema: Any) -> object:
     """Return what a field reads as where its value cannot be read."""
     while schema["type"] in {"default", "function-after", "function-before", "function-wrap"}:
         schema = schema["schema"]
     if schema["type"] in {"nullable", "any", "none"}:
         return None
-    if schema["type"] == "str":
-        return REDACTED
-    raise EventDefinitionError(
-        f"the personal field {name or ''} is neither a str nor admits None, and one day its value"
-        " may be gone: write for instance Annotated[date | None, outbox.Personal]"
-    )
+    return REDACTED if schema["type"] == "str" else _NOTHING
 
 
-def _read(absent: str | None, value: object, handler: Callable[[Any], Any]) -> Any:
-    return absent if is_token(value) else handler(value)
+_NOTHING: Final = object()
+"""Stands for what a field reads as that has no value to say that its own is gone."""
+
+
+def _nothing(_value: object) -> bool:
+    return False
+
+
+_gap: Final[ContextVar[Callable[[object], bool]]] = ContextVar("outbox_gap", default=_nothing)
+"""Tells what stands in the place of a value that cannot be read: nothing, while no event is read.
+What an application gives a class is its own."""
+
+
+@contextmanager
+def reading(gap: Callable[[object], bool]) -> Iterator[None]:
+    """Let a marked field be absent, while an event is read, where it has what `gap` knows."""
+    former = _gap.set(gap)
+    try:
+        yield
+    finally:
+        _gap.reset(former)
+
+
+def _read(absent: object, value: object, handler: Callable[[Any], Any]) -> Any:
+    return absent if absent is not _NOTHING and _gap.get()(value) else handler(value)
 
 
 def _write(
     subject: str | None,
+    value: object,
+    handler: core_schema.SerializerFunctionWrapHandler,
+    info: core_schema.SerializationInfo,
+) -> Any:
+    return _write_of(subject, None, value, handler, info)
+
+
+def _write_of(
+    subject: str | None,
+    owner: object,
     value: object,
     handler: core_schema.SerializerFunctionWrapHandler,
     info: core_schema.SerializationInfo,
@@ -92,7 +132,7 @@ def _write(
     finally:
         collector.is_hiding = False
     # Nothing is to be hidden where there is nothing.
-    return None if found is None else collector.hide(subject, found)
+    return None if found is None else collector.hide(subject, found, owner)
 
 
 @dataclass(frozen=True)
@@ -103,8 +143,9 @@ class Personal:
     forgetting the person (see `outbox.keys`). Who has no key reads None, or `[personal]` where the
     field is a `str`; other fields have to admit None.
 
-    `Personal(subject="customer_id")` names the field of the event that identifies the person;
-    without it that is the event's key. Fields of nested classes, of items and of values of dicts
+    `Personal(subject="customer_id")` names the field that identifies the person: that of the object
+    which has the marked field, where it has one of this name, or else that of the event. Without
+    it that is the event's key. Fields of nested classes, of items and of values of dicts
     may be marked too; a marked object is personal as a whole. `EventType.personal` lists them.
     """
 
@@ -120,8 +161,8 @@ class PersonalField:
 
     path: Path
     """The names that lead to it in the event's JSON, `*` for each item or value."""
-    subject: str
-    """The field of the event whose value identifies the person."""
+    subject: Path
+    """Those that lead to the value that identifies the person."""
 
     def __str__(self) -> str:
         """Write the path as people do."""
@@ -135,8 +176,13 @@ def named(path: Path) -> str:
 
 def stands_for_marker(schema: Mapping[str, Any]) -> bool:
     """Tell whether a part of a core schema is what the marker has made."""
-    function = schema.get("function")
-    return isinstance(function, dict) and _is_of(_read, function.get("function"))
+    return _made_by(schema, _read) is not None
+
+
+def can_be_absent(schema: Mapping[str, Any]) -> bool:
+    """Tell whether what the marker has made reads as something where its value is gone."""
+    made = _made_by(schema, _read)
+    return made is None or made.args[0] is not _NOTHING
 
 
 def subject_written(serializer: Mapping[str, Any] | None) -> str | None:
@@ -144,9 +190,12 @@ def subject_written(serializer: Mapping[str, Any] | None) -> str | None:
 
     None stands for another serializer.
     """
-    function: Any = None if serializer is None else serializer.get("function")
-    return (function.args[0] or "") if _is_of(_write, function) else None
+    made = None if serializer is None else _made_by(serializer, _write, _write_of)
+    return None if made is None else made.args[0] or ""
 
 
-def _is_of(function: Callable[..., Any], found: Any) -> bool:
-    return isinstance(found, partial) and found.func is function
+def _made_by(schema: Mapping[str, Any], *functions: Callable[..., Any]) -> partial[Any] | None:
+    found: Any = schema.get("function")
+    if isinstance(found, dict):  # that of a validator
+        found = found.get("function")
+    return found if isinstance(found, partial) and found.func in functions else None

@@ -19,7 +19,7 @@ import os
 import re
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import chain, zip_longest
+from itertools import chain, starmap, zip_longest
 from typing import TYPE_CHECKING, Any, Final
 
 from outbox.errors import ConfigurationError
@@ -92,21 +92,22 @@ class Collector:
         """Start empty."""
         self.is_hiding = False
         """A value is being serialised, so that what is in it is hidden with it."""
-        self._fields: list[str | None] = []
+        self._fields: list[tuple[str | None, object]] = []
         self._mark = ""
 
     def __bool__(self) -> bool:
         """Tell whether there is a personal value."""
         return bool(self._fields)
 
-    def hide(self, subject_field: str | None, value: object) -> list[Any]:
+    def hide(self, subject_field: str | None, value: object, owner: object = None) -> list[Any]:
         """Return what is to be serialised in a value's place.
 
-        `subject_field` names the event's field that says whose it is; None is the key field.
+        `subject_field` names the field that says whose it is, of the object that has the value or
+        else of the event; None is the key field.
         """
         if not self._mark:
             self._mark = f"{PREFIX}0:{os.urandom(16).hex()}"
-        self._fields.append(subject_field)
+        self._fields.append((subject_field, owner))
         return [self._mark, len(self._fields) - 1, value, self._mark]
 
     def take(self, data: bytes) -> tuple[bytes, bytes]:
@@ -131,9 +132,9 @@ class Collector:
         self._subject_fields = [self._fields[int(number)] for number, _, _ in parts]
         return _joined(self._rest, [_PLACE] * last), clear
 
-    def secrets(self, subject_of: Callable[[str | None], str]) -> Secrets:
-        """Return what was taken, each with its subject."""
-        return Secrets([*map(subject_of, self._subject_fields)], self._values, self._rest)
+    def secrets(self, subject_of: Callable[[str | None, object], str]) -> Secrets:
+        """Return what was taken, each with its subject by the name of the field and its owner."""
+        return Secrets([*starmap(subject_of, self._subject_fields)], self._values, self._rest)
 
 
 def _joined(rest: Sequence[bytes], values: Iterable[bytes]) -> bytes:

@@ -271,9 +271,12 @@ def log_failure(consumer: str, outcome: Outcome | None, tasks: Sequence[Task[Rec
 
 
 def log_outage(consumer: str, error: Exception) -> None:
-    """Log that the database does not take a transaction now."""
+    """Log that a database, of the consumer or of the keys, does not let it go on now."""
     facts = {"consumer": consumer, "error": reason(getattr(error, "orig", None) or error)}
-    logger.warning("the database does not take the transaction; waiting", extra=facts)
+    if isinstance(error, DatabaseUnavailableError):
+        logger.warning("the keys of personal data cannot be had; waiting", extra=facts)
+    else:
+        logger.warning("the database does not take the transaction; waiting", extra=facts)
 
 
 def log_letters(consumer: str, failures: Sequence[Failure]) -> None:

@@ -119,12 +119,12 @@ def lineage(mapper: Mapper[Any]) -> Iterator[Mapper[Any]]:
 def track(
     cls: type,
     *,
-    fields: Sequence[str],
+    fields: str | Sequence[str],
     type: str | None = None,  # noqa: A002  # CloudEvents calls it so
     key: str | Sequence[str] | None = None,
     version: int = 1,
     on_bulk: OnBulk = "raise",
-    personal: Sequence[str] = (),
+    personal: str | Sequence[str] = (),
 ) -> type[Change]:
     """Emit an event for each change of a mapped class's rows, in the transaction that makes it.
 
@@ -161,13 +161,19 @@ def track(
     if not names:
         raise EventDefinitionError(f"name the fields of {cls.__qualname__} that are to be tracked")
     keys = [key] if isinstance(key, str) else key
+    if keys is not None and not keys:
+        raise EventDefinitionError(
+            f"the key of {cls.__qualname__} names no attribute: name one, or leave key out for the"
+            " primary key"
+        )
     if on_bulk not in ON_BULK:
         raise EventDefinitionError(f"on_bulk is one of {', '.join(ON_BULK)}, and not {on_bulk!r}")
     chosen = _choose(cls, columns, names)
     primary: Any = mapper.primary_key
     identity = {mapper.get_property_by_column(column).key: column for column in primary}
     key_columns = identity if keys is None else _choose(cls, columns, keys)
-    _check_personal(cls, chosen, key_columns, identity, personal)
+    secret = [personal] if isinstance(personal, str) else list(personal)
+    _check_personal(cls, chosen, key_columns, identity, secret)
     name = f"{type or _table_name(mapper)}.changed"
     with _lock:
         if cls in _trackings:
@@ -181,7 +187,7 @@ def track(
             fields=chosen,
             key=key_columns,
             identity=identity,
-            event=_event_class(cls, identity, chosen, name, version, personal),
+            event=_event_class(cls, identity, chosen, name, version, secret),
             on_bulk=on_bulk,
         )
         _trackings[cls] = tracking

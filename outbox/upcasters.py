@@ -170,11 +170,10 @@ def _check_function(function: Callable[..., Any]) -> None:
     elif inspect.isgeneratorfunction(function):
         problem = "contains a yield, so calling it runs nothing; an upcaster returns"
     else:
-        signature = inspect.signature(function)
         try:
-            signature.bind(None)
-        except TypeError as exc:
-            problem = f"{signature} cannot be called as upcaster(data): {exc}"
+            inspect.signature(function).bind(None)
+        except (TypeError, ValueError) as exc:
+            problem = f"cannot be called as upcaster(data): {exc}"
     if problem is not None:
         raise EventDefinitionError(f"{_name(function)} {problem}")
 

@@ -121,13 +121,14 @@ def show_type(
         Column("personal"),
         Column("description", shrinks=True),
     ]
+    subjects = {".".join(each.path): f"of {'.'.join(each.subject)}" for each in event_type.personal}
     rows = [
         (
             each.name,
             each.type,
             "yes" if each.is_required else "no",
             each.default,
-            "yes" if each.is_personal else "",
+            subjects.get(each.name, "yes") if each.is_personal else "",
             each.description,
         )
         for each in fields(document(event_type))

@@ -10,6 +10,8 @@ from outbox.schema.meaning import KEY
 from outbox.schema.shape import Arrays, Objects, Part, shapes, text
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from outbox.event import EventType
     from outbox.schema.shape import Parts
 
@@ -30,11 +32,10 @@ def document(event_type: EventType, base_uri: str = "") -> dict[str, Any]:
 
     `base_uri` makes its `$id` absolute; without one that is the file's name. `x-` keywords name
     type, version, owner, the property that is the key, and on personal fields the property that
-    identifies the person. Raises `EventDefinitionError` where the class has no schema.
+    identifies the person: of the same object, if it has one of that name, or else of the event.
+    Raises `EventDefinitionError` where the class has no schema.
     """
     schema = event_type.json_schema
-    subjects = {each.subject for each in event_type.personal}
-    names = {subject: event_type.json_name(subject) for subject in subjects}
     head = {
         "$schema": DIALECT,
         "$id": base_uri + file_name(event_type.name, event_type.version),
@@ -50,24 +51,30 @@ def document(event_type: EventType, base_uri: str = "") -> dict[str, Any]:
     tail = {"examples": examples} if examples else {}
     said = {name: each for name, each in head.items() if each is not None}
     rest = {
-        name: _named(each, names, event_type)
+        name: _named(each, event_type, ())
         for name, each in schema.items()
         if name not in {"title", "description", "examples"}
     }
     return said | rest | tail
 
 
-def _named(schema: Any, names: dict[str, str], event_type: EventType) -> Any:
-    """Return a schema whose personal fields all name the property that is their subject."""
+def _named(schema: Any, event_type: EventType, siblings: Collection[str]) -> Any:
+    """Return a schema whose personal fields all name the property that is their subject.
+
+    `siblings` are the properties of the object inside of the event that a part belongs to.
+    """
     if isinstance(schema, list):
-        return [_named(each, names, event_type) for each in schema]
+        return [_named(each, event_type, siblings) for each in schema]
     if not isinstance(schema, dict):
         return schema
-    found = {name: _named(each, names, event_type) for name, each in schema.items()}
+    own = schema.get("properties")
+    inner = own if isinstance(own, dict) else siblings
+    found = {name: _named(each, event_type, inner) for name, each in schema.items()}
     marker = schema.get(PERSONAL)
-    if marker is True or isinstance(marker, str):
-        subject = event_type.key if marker is True else marker
-        found[PERSONAL] = names.get(str(subject), subject)
+    subject = event_type.key if marker is True else marker
+    if isinstance(subject, str):
+        is_sibling = marker is not True and subject in siblings
+        found[PERSONAL] = subject if is_sibling else event_type.json_name(subject)
     return found
 
 

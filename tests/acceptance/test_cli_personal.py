@@ -10,7 +10,7 @@ import pytest
 import outbox
 from outbox import dead_letter
 from outbox.dead_letter import Failure
-from outbox.errors import ConfigurationError
+from outbox.errors import DatabaseUnavailableError
 from outbox.event import catalogue
 from outbox.keys import TableKeyStore
 from outbox.opening import opener
@@ -76,7 +76,7 @@ def test_keys_are_wrapped_anew(program: Program, engine: sa.Engine) -> None:
     done = program.call("personal", "rewrap", **settings)
     assert (done.returncode, done.stdout) == (0, "1 key wrapped anew\n"), done.stderr
     assert names(engine, OTHER_MASTER) == [NAME]
-    with pytest.raises(ConfigurationError, match="wrapped by the master key"):
+    with pytest.raises(DatabaseUnavailableError, match="wrapped by the master key"):
         names(engine, MASTER)
 
 

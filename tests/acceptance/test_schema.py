@@ -111,6 +111,7 @@ def test_the_catalogue_is_listed_and_shown(program: Program) -> None:
     ]
     shown = schema(program, "show", "shop.order.placed").stdout
     assert "lines.*.sku  string" in shown
+    assert "of order_id" in next(line for line in shown.splitlines() if "customer" in line)
     assert '"customer": "Ada"' in shown
     document = json.loads(schema(program, "show", "shop.order.placed", "--json").stdout)
     jsonschema.Draft202012Validator.check_schema(document)

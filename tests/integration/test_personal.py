@@ -7,18 +7,20 @@ import logging
 import re
 import threading
 import uuid
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import attrs
 import jsonschema
 import orjson
 import pytest
 import sqlalchemy as sa
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 from pydantic_core import PydanticCustomError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from typing_extensions import TypedDict
 
 import outbox
 from outbox.codec import size_of
@@ -165,6 +167,96 @@ def test_a_forgotten_person_is_gone_from_what_was_stored_and_nobody_else_is(
     assert row.forgotten_at is not None
 
 
+@dataclass
+class Companion:
+    customer_id: uuid.UUID
+    name: Annotated[str, outbox.Personal(subject="customer_id")]
+
+
+class Luggage(TypedDict):
+    customer_id: str
+    tags: dict[str, Annotated[str, outbox.Personal(subject="customer_id")]]
+
+
+class Passenger(BaseModel):
+    customer_id: str = Field(alias="customer")
+    name: Annotated[str, outbox.Personal(subject="customer_id")]
+    companions: list[Companion] = []
+    luggage: Luggage | None = None
+
+
+class Contact(BaseModel):
+    email: Annotated[str, outbox.Personal(subject="customer_id")]
+
+
+@outbox.event("tests.personal.booked", key="booking_id")
+class Booked(BaseModel):
+    booking_id: str
+    customer_id: str
+    contact: Contact
+    passengers: list[Passenger] = []
+    payload: Any = None
+
+
+@attrs.frozen
+class Seat:
+    customer_id: str
+    name: Annotated[str, outbox.Personal(subject="customer_id")]
+
+
+@outbox.event("tests.personal.seated", key="booking_id")
+@attrs.frozen
+class Seated:
+    booking_id: str
+    customer_id: str
+    seats: list[Seat]
+
+
+def test_each_person_in_a_list_is_forgotten_alone(sqlite_engine: sa.Engine) -> None:
+    ids = [uuid.UUID(int=number) for number in range(2)]
+    bags: Luggage = {"customer_id": "c-3", "tags": {"blue": "Babbage"}}
+    one = Passenger(customer="c-1", name="Ada", companions=[Companion(ids[0], "Byron")])
+    two = Passenger(
+        customer="c-2", name="Mary", companions=[Companion(ids[1], "Greig")], luggage=bags
+    )
+    contact = Contact(email="ada@example.com")
+    booked = Booked(
+        booking_id="b-1", customer_id="c-1", contact=contact, passengers=[one, two], payload=two
+    )
+    seated = Seated("b-1", "c-1", [Seat("c-1", "Ada"), Seat("c-2", "Mary")])
+    store = TableKeyStore(outbox.MasterKeys(MASTER), sqlite_engine)
+    found: list[Any] = []
+    consumer = outbox.Consumer("booked", database=sqlite_engine)
+    consumer.on(Booked)(lambda event, _: found.append(event))
+    consumer.on(Seated)(lambda event, _: found.append(event))
+    with using(store):
+        emit(sqlite_engine, booked, seated)
+        assert [store.forget(each) for each in ("c-2", "c-3", str(ids[1]), "b-1")] == [1, 1, 1, 0]
+        consume(consumer, stored(sqlite_engine))
+    event, seats = found
+    assert (event.contact, event.passengers[0]) == (contact, one)
+    assert event.passengers[1].name == REDACTED
+    assert event.passengers[1].companions[0].name == REDACTED
+    assert event.passengers[1].luggage["tags"] == {"blue": REDACTED}
+    assert is_token(event.payload["name"])
+    assert [each.name for each in seats.seats] == ["Ada", REDACTED]
+
+
+def test_a_person_without_a_name_of_their_own_is_not_taken_for_another(
+    sqlite_engine: sa.Engine,
+) -> None:
+    nobody: Any = Passenger.model_construct(customer_id="", name="Mary")
+    contact = Contact(email="ada@example.com")
+    event = Booked(booking_id="b", customer_id="c-1", contact=contact, payload=nobody)
+    with pytest.raises(InvalidEventError, match="nothing in 'customer_id'"):
+        emit(sqlite_engine, event)
+
+
+def test_a_marked_type_with_a_subject_is_written_outside_of_a_class_too() -> None:
+    hint = Annotated[str, outbox.Personal(subject="customer_id")]
+    assert TypeAdapter(list[hint]).dump_json(["Ada"]) == b'["Ada"]'
+
+
 def test_a_person_who_comes_back_has_a_new_key(engine: sa.Engine, store: TableKeyStore) -> None:
     emit(engine, ada())
     store.forget("c-1")
@@ -257,6 +349,12 @@ def test_a_process_without_keys_says_at_the_call_what_to_do(engine: sa.Engine) -
     assert stored(engine) == []
 
 
+@pytest.mark.parametrize("store", [TableKeyStore, outbox.MasterKeys(MASTER), "keys"])
+def test_what_is_no_key_store_is_refused_at_the_call(store: Any) -> None:
+    with pytest.raises(UsageError, match="is no key store"):
+        outbox.use_key_store(store)
+
+
 def test_a_drivers_own_connection_is_refused(
     sqlite_engine: sa.Engine,
 ) -> None:
@@ -272,6 +370,80 @@ def test_personal_data_of_nobody_is_refused(engine: sa.Engine, store: TableKeySt
         session.connection()
         with pytest.raises(InvalidEventError, match="'friend_id'"):
             outbox.emit(session, ada(friend="Charles"))
+
+
+@outbox.event("tests.personal.lifted", key="id")
+class FullyNamed(BaseModel):
+    id: str
+    name: Annotated[str, outbox.Personal]
+    nickname: Annotated[str, outbox.Personal]
+    born: Annotated[date | None, outbox.Personal] = None
+
+
+@outbox.event("tests.personal.lifted", key="id", version=2)
+class Named(BaseModel):
+    id: str
+    name: Annotated[str, outbox.Personal]
+    names: list[Annotated[str, outbox.Personal]]
+    initial: str | None
+    year: int | None
+
+
+@outbox.upcast(Named, from_version=1)
+def names_come_together(data: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "id": data["id"],
+        "name": data["name"],
+        "names": [data["name"], data["nickname"]],
+        "initial": data["name"] and data["name"][0],
+        "year": data["born"] and int(data["born"][:4]),
+    }
+
+
+READABLE = Named(id="1", name=NAME, names=[NAME, "Ada"], initial="A", year=1815)
+UNREADABLE = Named(id="1", name=REDACTED, names=[REDACTED] * 2, initial=None, year=None)
+
+
+@pytest.mark.parametrize(
+    ("reader", "expected"),
+    [("keys", READABLE), ("no keys", UNREADABLE), ("forgotten", UNREADABLE)],
+)
+def test_an_upcaster_gets_null_for_what_cannot_be_read_and_its_event_is_as_any_other(
+    sqlite_engine: sa.Engine, reader: str, expected: Named
+) -> None:
+    store = TableKeyStore(outbox.MasterKeys(MASTER), sqlite_engine)
+    with using(store):
+        emit(sqlite_engine, FullyNamed(id="1", name=NAME, nickname="Ada", born=date(1815, 12, 10)))
+    if reader == "forgotten":
+        assert store.forget("1") == 1
+    found: list[Named] = []
+    consumer = outbox.Consumer("named", database=sqlite_engine)
+    consumer.on(Named)(lambda event, _: found.append(event))
+    with using(None if reader == "no keys" else store):
+        consume(consumer, stored(sqlite_engine))
+    assert (found, letters(sqlite_engine)) == ([expected], [])
+
+
+def test_null_from_an_upcaster_is_no_gap_where_all_could_be_read(sqlite_engine: sa.Engine) -> None:
+    data = orjson.dumps({"id": "1", "name": None, "nickname": "Ada", "born": None})
+    with using(TableKeyStore(outbox.MasterKeys(MASTER), sqlite_engine)):
+        emit(sqlite_engine, FullyNamed(id="1", name=NAME, nickname="Ada"))
+    consumer = outbox.Consumer("named", database=sqlite_engine)
+    consumer.on(Named)(lambda _event, _context: None)
+    consume(consumer, [replace(each, data=data) for each in stored(sqlite_engine)])
+    (letter,) = letters(sqlite_engine)
+    assert "name: Input should be a valid string" in letter.reason
+
+
+@pytest.mark.parametrize("cls", [Registered, FullyNamed])
+def test_a_text_like_a_token_is_not_taken_for_a_lost_value_but_refused(
+    sqlite_engine: sa.Engine, cls: type[BaseModel]
+) -> None:
+    token = f"outbox-personal:1:{'a' * 32}:{'A' * 41}"
+    event = cls(customer_id="c-1", id="1", name=token, nickname=token)
+    assert event.name == token  # type: ignore[attr-defined]  # both have one
+    with pytest.raises(InvalidEventError, match="name: has a text in the form of an encrypted"):
+        emit(sqlite_engine, event)
 
 
 @outbox.event("tests.personal.comment", key="id")
@@ -475,11 +647,19 @@ def test_what_emit_refuses_is_told_by_fields_and_rules_alone(
     assert not any(quoted in str(caught.value) for quoted in QUOTED)
 
 
-class Down:
-    """A key store that does not answer until it is told to."""
+class Away:
+    """Finds no key: its database does not answer."""
 
-    def __init__(self, store: TableKeyStore, failures: int) -> None:
+    def find(self, _ids: Collection[str], /) -> Mapping[str, bytes]:
+        raise DatabaseUnavailableError("the keys are away")
+
+
+class Down:
+    """A key store that finds keys in a broken one until it is told to."""
+
+    def __init__(self, store: TableKeyStore, broken: Away | TableKeyStore, failures: int) -> None:
         self._store = store
+        self._broken = broken
         self.failures = failures
 
     def provide(
@@ -489,24 +669,34 @@ class Down:
 
     def find(self, ids: Collection[str], /) -> Mapping[str, bytes]:
         self.failures -= 1
-        if self.failures >= 0:
-            raise DatabaseUnavailableError("the keys are away")
-        return self._store.find(ids)
+        return (self._store if self.failures < 0 else self._broken).find(ids)
 
     def forget(self, subject: str, /) -> int:
         return self._store.forget(subject)
 
 
+@pytest.mark.parametrize(
+    ("master_key", "message"),
+    [(None, "the keys are away"), (OTHER_MASTER, "personal.former_master_keys: add it")],
+)
 def test_keys_that_cannot_be_had_now_are_an_outage_and_make_no_letter(
-    engine: sa.Engine, store: TableKeyStore
+    engine: sa.Engine,
+    store: TableKeyStore,
+    caplog: pytest.LogCaptureFixture,
+    master_key: str | None,
+    message: str,
 ) -> None:
     emit(engine, ada())
-    down = Down(store, 3 * QUICK.max_attempts)
+    broken = Away() if master_key is None else TableKeyStore(outbox.MasterKeys(master_key), engine)
+    down = Down(store, broken, 3 * QUICK.max_attempts)
     with using(down):
         (found,) = consumed(engine, stored(engine))
     assert found.name == NAME
     assert down.failures < 0
     assert letters(engine) == []
+    told = [vars(each) for each in caplog.records if "keys of personal" in each.getMessage()]
+    assert len(told) == 3 * QUICK.max_attempts
+    assert message in told[0]["error"]
 
 
 class Base(DeclarativeBase):
@@ -524,6 +714,16 @@ class Customer(Base):
 CustomerChanged = outbox.track(
     Customer, fields=["name", "born", "city"], type="tests.customer", personal=["name", "born"]
 )
+
+
+def test_a_tracked_text_like_a_token_is_refused(sqlite_engine: sa.Engine) -> None:
+    Base.metadata.create_all(sqlite_engine)
+    token = f"outbox-personal:1:{'a' * 32}:{'A' * 41}"
+    with Session(sqlite_engine) as session, session.begin():
+        session.add(Customer(id=1, name=token, born=date(1815, 12, 10), city="London"))
+        with pytest.raises(InvalidEventError, match="the form of an encrypted value"):
+            session.flush()
+        session.rollback()
 
 
 def test_what_is_tracked_of_a_person_is_encrypted_and_forgotten(
@@ -619,7 +819,5 @@ def test_keys_are_wrapped_anew_and_the_former_master_key_given_up(
     # The first step of the guide: a process that wraps by the old key, and knows the new one.
     with using(TableKeyStore(outbox.MasterKeys(MASTER, [OTHER_MASTER]), engine)):
         emit(engine, ada())
-    with pytest.raises(ConfigurationError, match="wrapped by the master key"):
-        consumed(engine, stored(engine), "late")
     with pytest.raises(ConfigurationError, match="wrapped by the master key"):
         emit(engine, ada())

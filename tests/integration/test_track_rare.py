@@ -67,6 +67,13 @@ def test_an_item_that_replaces_another_one_of_its_key_is_an_update(shop: Shop) -
     assert change["after"] == {"quantity": 20, "doubled": 40, "edits": 1}
 
 
+def test_a_row_with_an_empty_key_is_refused_as_emit_does(shop: Shop) -> None:
+    message = "a change of Order cannot be told: id, by which its events are ordered, is empty"
+    with pytest.raises(outbox.InvalidEventError, match=message):
+        shop.add(Order(id=""))
+    assert shop.changes() == []
+
+
 def test_an_instance_in_the_place_of_one_that_others_deleted_is_a_creation(shop: Shop) -> None:
     shop.add(Note(id=1, text="old"))
     with shop.session() as session:

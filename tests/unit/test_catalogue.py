@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import attrs
 import pytest
+import typing_extensions
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -21,6 +22,7 @@ from pydantic import (
     SerializeAsAny,
     WithJsonSchema,
     WrapSerializer,
+    computed_field,
     create_model,
     field_serializer,
     model_serializer,
@@ -218,7 +220,7 @@ class Address(BaseModel):
 class Registered(BaseModel):
     customer_id: str
     referred_by: str | None = None
-    name: Annotated[str, outbox.Personal, Field(serialization_alias="full name")]
+    name: Annotated[str, outbox.Personal, Field(alias="full name")]
     friend: Annotated[str | None, outbox.Personal(subject="referred_by")] = None
     home: Address
     others: list[Address] = []
@@ -229,7 +231,7 @@ class Registered(BaseModel):
 
 def test_personal_fields_are_listed_with_their_subject_wherever_they_stand() -> None:
     assert catalogue.of(Registered).personal == tuple(
-        PersonalField(path, subject)
+        PersonalField(path, (subject,))
         for path, subject in [
             (("full name",), "customer_id"),
             (("friend",), "referred_by"),
@@ -262,7 +264,7 @@ def test_every_kind_of_class_has_personal_fields() -> None:
     kinds: list[type] = [Data, Attrs, Dict]
     for number, kind in enumerate(kinds, 1):
         made = outbox.event("catalogue.personal.kinds", version=number, key="id")(kind)
-        assert catalogue.of(made).personal == (PersonalField(("name",), "id"),)
+        assert catalogue.of(made).personal == (PersonalField(("name",), ("id",)),)
 
 
 def test_a_personal_field_needs_a_subject_that_is_there() -> None:
@@ -285,6 +287,93 @@ def test_a_personal_field_needs_a_subject_that_is_there() -> None:
         class Keyed(BaseModel):
             id: str
             email: Annotated[str, outbox.Personal(subject="id")]
+
+
+def test_what_says_whose_a_field_is_stays_in_clear_so_it_is_not_personal() -> None:
+    message = r"has the personal field /email, which says whose /name is: that stays in clear"
+    with pytest.raises(EventDefinitionError, match=message):
+
+        @outbox.event("catalogue.personal.subject", key="id")
+        class Chained(BaseModel):
+            id: str
+            email: Annotated[str, outbox.Personal]
+            name: Annotated[str, outbox.Personal(subject="email")]
+
+    message = r"personal field /home/street, which says whose /name is"
+    with pytest.raises(EventDefinitionError, match=message):
+
+        @outbox.event("catalogue.personal.subject", key="id")
+        class Inside(BaseModel):
+            id: str
+            home: Address
+            name: Annotated[str, outbox.Personal(subject="home")]
+
+
+class Guest(BaseModel):
+    name: Annotated[str, outbox.Personal(subject="guest_id")]
+
+
+class Passenger(BaseModel):
+    customer_id: str = Field(alias="customer")
+    name: Annotated[str, outbox.Personal(subject="customer_id")]
+    nicknames: list[Annotated[str, outbox.Personal(subject="customer_id")]] = []
+    guest: Guest | None = None
+
+
+def test_a_field_belongs_to_whom_its_own_object_names_or_else_the_event() -> None:
+    @outbox.event("catalogue.personal.booking", key="booking_id")
+    class Booking(BaseModel):
+        booking_id: str
+        customer_id: str
+        guest_id: str
+        passengers: list[Passenger]
+
+    assert {str(each): "/".join(each.subject) for each in catalogue.of(Booking).personal} == {
+        "/passengers/*/name": "passengers/*/customer",
+        "/passengers/*/nicknames/*": "passengers/*/customer",
+        "/passengers/*/guest/name": "guest_id",
+    }
+
+
+class MaybePassenger(typing_extensions.TypedDict):
+    id: typing_extensions.NotRequired[str]
+    name: Annotated[str, outbox.Personal(subject="id")]
+
+
+class PersonalPassenger(BaseModel):
+    email: Annotated[str, outbox.Personal]
+    name: Annotated[str, outbox.Personal(subject="email")]
+
+
+class ComputedPassenger(BaseModel):
+    id: str
+
+    @computed_field
+    def full(self) -> Annotated[str, outbox.Personal(subject="id")]:
+        return "Ada Lovelace"
+
+
+class Party(BaseModel):
+    guest_id: str
+    guests: list[Guest]
+
+
+@pytest.mark.parametrize(
+    ("inner", "message"),
+    [
+        (
+            Party,
+            r"/inner/guests/\*/name, whose subject 'guest_id' is a field of the object /inner:",
+        ),
+        (ComputedPassenger, r"/inner/full, whose subject 'id' is a field of the object /inner:"),
+        (MaybePassenger, r"/inner/name, whose subject 'id' may be absent"),
+        (PersonalPassenger, r"/inner/email, which says whose /inner/name is"),
+    ],
+)
+def test_a_subject_that_could_be_missed_is_refused(inner: Any, message: str) -> None:
+    made = create_model("Made", id=(str, ...), guest_id=(str, ...), inner=(inner, ...))
+    with pytest.raises(EventDefinitionError, match=message):
+        outbox.event("catalogue.personal.missed", key="id")(made)
 
 
 class Person(BaseModel):
@@ -470,4 +559,4 @@ def test_a_union_that_recurs_is_not_searched_by_every_path() -> None:
     }
     fields = {side: {"type": "model-field", "schema": union} for side in ("left", "right")}
     rules = [{"type": "model-fields", "fields": fields, "ref": name} for name in names]
-    assert marked({"type": "definitions", "schema": union, "definitions": rules}) == {}
+    assert marked({"type": "definitions", "schema": union, "definitions": rules}) == []

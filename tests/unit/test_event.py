@@ -13,7 +13,17 @@ from typing import Any
 
 import pytest
 import typing_extensions
-from pydantic import BaseModel, Field, field_validator
+from pydantic import (
+    AliasChoices,
+    AliasGenerator,
+    AliasPath,
+    BaseModel,
+    ConfigDict,
+    Field,
+    create_model,
+    field_validator,
+    model_validator,
+)
 
 import outbox
 from outbox.emitter import Attributes
@@ -168,9 +178,44 @@ def test_versions_are_counted_from_one(version: int) -> None:
         outbox.event("unit.version", version=version)
 
 
+@pytest.mark.parametrize(
+    ("name", "version", "message"),
+    [
+        ("unit.version", 10**30, "the version of unit.version is above 2,147,483,647"),
+        ("unit." + "x" * 196, 1, r"the type unit\.x+… in .*:\d+ has more than 200 characters"),
+    ],
+)
+def test_a_type_fits_what_stores_it(name: str, version: int, message: str) -> None:
+    with pytest.raises(EventDefinitionError, match=message):
+        outbox.event(name, version=version)
+
+
+def test_a_script_that_is_imported_as_well_is_told_so() -> None:
+    source = "import outbox, pydantic\n@outbox.event('unit.script')\n"
+    source += "class Script(pydantic.BaseModel): number: int\n"
+    code = compile(source, "script.py", "exec")
+    exec(code, {"__name__": "shop.script"})  # noqa: S102
+    with pytest.raises(EventDefinitionError, match=r"the script that runs: start another module"):
+        exec(code, {"__name__": "__main__"})  # noqa: S102
+
+
 def test_the_key_has_to_be_a_field() -> None:
     with pytest.raises(EventDefinitionError, match=r"no field 'missing'.*it has number"):
         outbox.event("unit.key", key="missing")(Part)
+
+
+@pytest.mark.parametrize("thing", [inspect.signature, 5, None])
+def test_what_is_no_class_is_refused(thing: Any) -> None:
+    with pytest.raises(EventDefinitionError, match="is no class, so it can be no event"):
+        outbox.event("unit.kind")(thing)
+
+
+@pytest.mark.parametrize(
+    ("cls", "message"), [("unit.model", "'unit.model' is no class"), ([Model], "is no class")]
+)
+def test_an_event_is_asked_for_by_its_class(cls: Any, message: str) -> None:
+    with pytest.raises(UnregisteredEventError, match=message):
+        outbox.upcast(cls, from_version=1)
 
 
 def test_a_class_of_another_kind_is_refused() -> None:
@@ -223,6 +268,75 @@ def test_a_validator_of_the_application_is_not_quoted() -> None:
     with pytest.raises(InvalidEventError, match="name: does not pass its validator") as caught:
         catalogue.of(Validated).dump(event)
     assert "secret" not in str(caught.value)
+
+
+def model(**settings: Any) -> Any:
+    return create_model("Aliased", id=(str, ...), **settings)
+
+
+CAMEL = ConfigDict(alias_generator=AliasGenerator(serialization_alias=str.upper))
+
+
+@pytest.mark.parametrize(
+    ("cls", "message"),
+    [
+        (model(x=(int, Field(serialization_alias="y"))), "x is written as 'y' and read as 'x'"),
+        (model(x=(int, Field(3, validation_alias="v"))), "x is written as 'x' and read as 'v'"),
+        (model(x=(int, Field(exclude=True))), "x is required, and left out of the JSON"),
+        (create_model("Camel", id=(str, ...), __config__=CAMEL), "id is written as 'ID' and read"),
+        (
+            model(x=(int, Field(validation_alias=AliasChoices("v", AliasPath("w", 0))))),
+            "x is written as 'x' and read as 'v'",
+        ),
+    ],
+)
+def test_a_class_that_could_not_read_what_it_writes_is_refused(cls: type, message: str) -> None:
+    with pytest.raises(EventDefinitionError, match=f"unit.aliased v1: .*{message}"):
+        outbox.event("unit.aliased", key="id")(cls)
+
+
+class Converted(BaseModel):
+    x: int = Field(serialization_alias="y")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _convert(cls, value: Any) -> Any:
+        return {"x": value["y"]} if isinstance(value, dict) and "y" in value else value
+
+
+@pytest.mark.parametrize(
+    ("cls", "values"),
+    [
+        (model(x=(int, Field(alias="y"))), {"id": "1", "y": 2}),
+        (model(x=(int, Field(validation_alias=AliasChoices("v", "x")))), {"id": "1", "v": 2}),
+        (model(x=(int, Field(0, exclude=True))), {"id": "1"}),
+        (
+            create_model(
+                "Named",
+                x=(int, Field(validation_alias="v")),
+                __config__=ConfigDict(populate_by_name=True),
+            ),
+            {"x": 2},
+        ),
+        (Converted, {"x": 2}),
+    ],
+)
+def test_a_class_may_have_aliases_by_which_it_reads_what_it_writes(
+    cls: Any, values: dict[str, Any]
+) -> None:
+    event_type = catalogue.of(outbox.event(f"unit.aliases.n{id(cls)}")(cls))
+    event = cls(**values)
+    assert event_type.load(event_type.dump(event)) == event
+
+
+def test_a_nested_field_that_is_not_read_back_is_named() -> None:
+    @outbox.event("unit.aliased.inside")
+    class Outside(BaseModel):
+        inner: list[model(x=(int, Field(serialization_alias="y")))]  # type: ignore[valid-type]  # at run time
+
+    inner = Outside.model_fields["inner"].annotation.__args__[0]  # type: ignore[union-attr]  # a list
+    with pytest.raises(InvalidEventError, match=r"inner\.0\.x: Field required"):
+        catalogue.of(Outside).dump(Outside(inner=[inner(id="1", x=2)]))
 
 
 def test_the_decorator_needs_its_parentheses() -> None:

@@ -90,7 +90,7 @@ def generator(event: object, context: object) -> Iterator[int]:
     yield 1
 
 
-@pytest.mark.parametrize("function", [one, three, named, generator])
+@pytest.mark.parametrize("function", [one, three, named, generator, dict])
 def test_what_could_never_be_called_is_refused_at_import(function: Callable[..., Any]) -> None:
     with pytest.raises(EventDefinitionError, match=function.__name__):
         Handlers().add(Paid, function)

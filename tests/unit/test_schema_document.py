@@ -40,6 +40,11 @@ class Tree(BaseModel):
     below: list[Tree] = []
 
 
+class Guest(BaseModel):
+    friend_id: str
+    name: Annotated[str, outbox.Personal(subject="friend_id")]
+
+
 @outbox.event(
     "document.placed",
     version=3,
@@ -55,7 +60,9 @@ class Placed(BaseModel):
 
     order_id: str = Field(alias="id")
     name: Annotated[str, outbox.Personal]
-    friend: Annotated[str | None, outbox.Personal(subject="name")] = None
+    friend_id: str | None = Field(default=None, alias="friend")
+    friend_name: Annotated[str | None, outbox.Personal(subject="friend_id")] = None
+    guests: list[Guest] = []
     lines: list[Line] = []
     total: Decimal
     by_kind: dict[str, Line] = {}
@@ -78,7 +85,8 @@ def test_a_document_says_what_is_known_of_the_type() -> None:
     }
     assert document(catalogue.of(Placed))["$id"] == file_name("document.placed", 3)
     assert found["properties"]["name"]["x-personal"] == "id"
-    assert found["properties"]["friend"]["x-personal"] == "name"
+    assert found["properties"]["friend_name"]["x-personal"] == "friend"
+    assert found["$defs"]["Guest"]["properties"]["name"]["x-personal"] == "friend_id"
     assert found["required"] == ["id", "name", "total"]
     assert found["properties"]["tags"]["default"] == ["a", "b", "c"]
 
@@ -115,6 +123,10 @@ def test_the_fields_of_a_document_are_listed_nested_ones_included() -> None:
         "id",
         "name",
         "friend",
+        "friend_name",
+        "guests",
+        "guests.*.friend_id",
+        "guests.*.name",
         "lines",
         "lines.*.sku",
         "lines.*.count",
@@ -132,7 +144,8 @@ def test_the_fields_of_a_document_are_listed_nested_ones_included() -> None:
     assert found["lines.*.sku"].description == "What is sold."
     assert found["lines.*.count"].default == "1"
     assert found["friend"].type == "string or null"
-    assert [each.name for each in found.values() if each.is_personal] == ["name", "friend"]
+    personal = [each.name for each in found.values() if each.is_personal]
+    assert personal == ["name", "friend_name", "guests.*.name"]
     assert not found["friend"].is_required
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +51,7 @@ def sealed(*personal: tuple[str, Any], event_id: str = "e-1", **others: Any) -> 
     taken, clear = collector.take(orjson.dumps(data | others))
     assert orjson.loads(clear) == {f"p{n}": value for n, (_, value) in enumerate(personal)} | others
     envelope = Envelope(id=event_id, source="/s", type="t", time=datetime.now(UTC), data=taken)
-    secrets = collector.secrets(lambda name: name or "")
+    secrets = collector.secrets(lambda name, _: name or "")
     found = secrets.seal(envelope, KEYS)
     assert len(found.data) == len(taken) + secrets.growth
     return found
@@ -141,7 +142,7 @@ def test_what_is_collected_is_not_shown_and_its_mark_cannot_be_guessed() -> None
     one, other = Collector(), Collector()
     assert one.hide(None, "Ada")[0] != other.hide(None, "Ada")[0]
     one.take(orjson.dumps(one.hide(None, "Ada")))
-    assert "Ada" not in f"{one!r} {one.secrets(lambda _: 'c-1')!r}"
+    assert "Ada" not in f"{one!r} {one.secrets(lambda *_: 'c-1')!r}"
 
 
 @pytest.mark.parametrize(
@@ -176,6 +177,21 @@ def test_what_is_no_master_key_is_refused_without_being_shown(text: str) -> None
     with pytest.raises(ConfigurationError, match="32 bytes in base64") as caught:
         MasterKeys(text)
     assert not text or text not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", [None, b"secret", 5])
+def test_a_master_key_is_a_text(text: Any) -> None:
+    with pytest.raises(ConfigurationError, match=f"is a str, not {type(text).__name__}") as caught:
+        MasterKeys(text)
+    assert "secret" not in str(caught.value)
+    with pytest.raises(ConfigurationError, match="a list"):
+        MasterKeys(MASTER, OTHER_MASTER)
+
+
+def test_the_library_that_encrypts_is_missed_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives.ciphers.aead", None)
+    with pytest.raises(ConfigurationError, match=r"pip install 'outbox-relay\[personal\]'"):
+        MasterKeys(MASTER)
 
 
 def test_no_key_is_shown() -> None:

@@ -108,12 +108,13 @@ def test_subclasses_are_tracked_by_their_nearest_tracked_parent() -> None:
     assert tracking_of(sa.inspect(Thing)) is None
 
 
-def test_personal_fields_are_personal_before_and_after(tracked: type) -> None:
-    event = outbox.track(tracked, fields=["name", "x"], personal=["name"])
+@pytest.mark.parametrize("personal", ["name", ["name"]])
+def test_personal_fields_are_personal_before_and_after(tracked: type, personal: Any) -> None:
+    event = outbox.track(tracked, fields=["name", "x"], personal=personal)
     found = catalogue.of(event).personal
     assert {(str(field), field.subject) for field in found} == {
-        ("/before/name", "key"),
-        ("/after/name", "key"),
+        ("/before/name", ("key",)),
+        ("/after/name", ("key",)),
     }
 
 
@@ -136,6 +137,7 @@ def test_personal_fields_are_personal_before_and_after(tracked: type) -> None:
             {"fields": ["name"], "key": ["x", "at"], "personal": ["name"]},
             "'at' says whose the personal fields of Thing are, and it may be NULL",
         ),
+        ({"fields": ["name"], "key": []}, "the key of Thing names no attribute"),
         ({"fields": ["name"], "type": "no type"}, "cannot be an event type"),
         ({"fields": ["name"], "version": 0}, "versions are counted from 1"),
         ({"fields": ["name"], "on_bulk": "never"}, "on_bulk is one of raise, warn, ignore"),

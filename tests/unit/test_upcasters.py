@@ -242,7 +242,7 @@ def without() -> dict[str, Any]:
     return {}
 
 
-@pytest.mark.parametrize("function", [waiting, yielding, without])
+@pytest.mark.parametrize("function", [waiting, yielding, without, dict])
 def test_what_could_never_lift_is_refused_at_import(
     function: Callable[..., Any], own: Upcasters
 ) -> None:
