@@ -85,7 +85,7 @@ def timeline(
     Raises `DatabaseUnavailableError`, and `ConfigurationError` where the tables are missing.
     """
     with transaction(engine) as connection:
-        log = Log(connection, settings.source)
+        log = Log(connection, settings.source, has_digests=not _is_converted(settings))
         found = log.of_key(key, limit + 1)
         own, is_cut = found[-limit:], len(found) > limit
         caused, was_cut = _effects(log, own, limit, depth)
@@ -180,6 +180,12 @@ def _handlings(
 
 def _replayed_at(letter: Letter) -> datetime | None:
     return letter.resolved_at if letter.status == "replayed" else None
+
+
+def _is_converted(settings: Settings) -> bool:
+    """Tell whether the trail has digests of what schemas make of an event's data."""
+    routes = settings.routes.values()
+    return any(each.transport == "audit" and each.schemas is not None for each in routes)
 
 
 def _kept_since(connection: sa.Connection, settings: Settings) -> datetime | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -81,9 +81,11 @@ class Log:
     stand in for no part of it: it may have been given other events before than it is today.
     """
 
-    def __init__(self, connection: sa.Connection, source: str) -> None:
+    def __init__(self, connection: sa.Connection, source: str, *, has_digests: bool = True) -> None:
+        """Take a database; `has_digests` says that its trail has those of data as the log does."""
         self._connection = connection
         self._source = source
+        self._has_digests = has_digests
         self._rows = sa.select(*stored.columns(source))
 
     def of_key(self, key: str, limit: int) -> list[Event]:
@@ -153,9 +155,22 @@ class Log:
         for record in rows_with(self._connection, _RECORDS, _TRAIL.event_id, ids):
             if _identity(record) in rows:
                 records[_identity(record)] = record
-        events = [_stored_event(row, records.get(name)) for name, row in rows.items()]
+        events = [self._stored(row, records.get(name)) for name, row in rows.items()]
         events += [_trailed_event(records[name]) for name in records.keys() - rows.keys()]
         return self._in_order(events)
+
+    def _stored(self, row: sa.Row[Any], record: sa.Row[Any] | None) -> Event:
+        envelope = from_row(*tuple(row))
+        found = Event(envelope=envelope, time=envelope.time, is_stored=True)
+        if record is None:
+            return found
+        differences = _differences(envelope, record)
+        return replace(
+            found,
+            position=record.position,
+            recorded_at=_moment(record.recorded_at),
+            differences=[each for each in differences if self._has_digests or each != "data"],
+        )
 
     def _select(
         self,
@@ -213,18 +228,6 @@ _RECORDS: Final = sa.select(
 def _identity(row: sa.Row[Any]) -> Identity:
     """See `Event.identity`; of a row of the log or of the trail."""
     return row.source, str(row.id), row.seq
-
-
-def _stored_event(row: sa.Row[Any], record: sa.Row[Any] | None) -> Event:
-    envelope = from_row(*tuple(row))
-    return Event(
-        envelope=envelope,
-        time=envelope.time,
-        is_stored=True,
-        position=None if record is None else record.position,
-        recorded_at=None if record is None else _moment(record.recorded_at),
-        differences=() if record is None else _differences(envelope, record),
-    )
 
 
 def _differences(envelope: Envelope, record: sa.Row[Any]) -> Sequence[str]:

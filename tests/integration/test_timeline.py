@@ -502,6 +502,15 @@ def test_what_the_log_says_otherwise_than_the_trail_is_named(
     assert (first.event.differences, second.event.differences) == (differences, [])
 
 
+def test_data_that_the_trail_s_route_converts_are_not_compared(sqlite_engine: sa.Engine) -> None:
+    emit(sqlite_engine, "placed", 0)
+    record(sqlite_engine, 1)
+    forge(sqlite_engine, {"data": b"{}", "version": 2})
+    schemas = {"registry": "http://localhost", "format": "avro", "subject": "record"}
+    given = settings(sqlite_engine, audit=AUDIT | {"schemas": schemas})
+    assert only(timeline(sqlite_engine, given, "o-1")).event.differences == ["version"]
+
+
 UNREADABLE = {
     "sqlite": ["'x'", "x'00'", "1"],
     "postgresql": ["'infinity'", "'-infinity'", "'0044-03-15 12:00:00 BC'"],
