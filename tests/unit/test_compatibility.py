@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import enum
 import functools
+import json
 import operator
+from collections import OrderedDict
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, Any, Literal
@@ -26,6 +28,7 @@ from pydantic import (
     create_model,
 )
 
+import outbox
 from outbox.schema.compatibility import as_written, compare
 from outbox.schema.finding import Finding, Mode
 from outbox.schema.generator import Generator
@@ -43,6 +46,11 @@ class MoreColor(enum.Enum):
     RED = "red"
     BLUE = "blue"
     GREEN = "green"
+
+
+class Number(enum.IntEnum):
+    ONE = 1
+    TWO = 2
 
 
 class Line(BaseModel):
@@ -188,6 +196,13 @@ BREAKING: list[tuple[Any, Any, list[tuple[str, str, tuple[Mode, ...]]]]] = [
     ),
     (one(int), strict(a=int), []),
     (one(dict[str, int]), one(dict[int, int]), [("/a/*", "not allowed", (B,))]),
+    (one(dict[str, int]), one(dict[bool, int]), [("/a/*", "not allowed", (B,))]),
+    (one(dict[str, int]), one(dict[Number, int]), [("/a/*", "not allowed", (B,))]),
+    (one(OrderedDict[str, int]), one(OrderedDict[int, int]), [("/a/*", "not allowed", (B,))]),
+    (one(str), one(Decimal), [("/a", "pattern changed", (B,))]),
+    (one(list[str]), one(list[Decimal]), [("/a/*", "pattern changed", (B,))]),
+    (one(Decimal), one(Decimal | str), [("/a", "pattern changed", (F,))]),
+    (one(int | Decimal), one(int | str), [("/a", "pattern changed", (F,))]),
 ]
 
 UNSAID: list[tuple[Any, Any]] = [
@@ -198,7 +213,40 @@ UNSAID: list[tuple[Any, Any]] = [
     (date, Annotated[date, Field(gt=date(2026, 1, 1))]),
     (timedelta, Annotated[timedelta, Field(gt=timedelta(0))]),
     (dict[int, int], dict[Annotated[int, Field(gt=0)], int]),
+    (dict[str, int], dict[float, int]),
 ]
+
+
+ALIKE: list[tuple[Any, Any]] = [
+    (str, complex),
+    (dict[str, int], dict[Decimal, int]),
+    (Annotated[Decimal, Field(allow_inf_nan=True)], Decimal),
+    (Annotated[str | None, outbox.Personal], Annotated[Decimal | None, outbox.Personal]),
+]
+
+
+@pytest.mark.parametrize(("wide", "narrow"), ALIKE)
+def test_two_kinds_of_text_are_told_apart(wide: Any, narrow: Any) -> None:
+    assert compare(schema(one(wide)), schema(one(narrow)), B) != []
+    assert compare(schema(one(wide)), schema(one(narrow)), F) == []
+    assert compare(schema(one(narrow)), schema(one(wide)), B) == []
+
+
+@pytest.mark.parametrize(
+    "text", ["0", "-1.50", "1E+3", "0E-7", "1E+1000", "NaN", "-sNaN12", "Infinity"]
+)
+def test_every_decimal_that_is_written_is_valid(text: str) -> None:
+    number = Decimal(text)
+    cls = one(Annotated[Decimal, Field(allow_inf_nan=not number.is_finite())])
+    written = cls(a=number).model_dump_json()
+    assert is_valid(json.loads(written), schema(cls)), written
+
+
+@pytest.mark.parametrize("keys", [bool, Number, int, float, Decimal])
+def test_a_dict_is_valid_whatever_its_keys_are(keys: Any) -> None:
+    cls = one(dict[keys, int])
+    written = cls.model_validate({"a": {"1": 1}}).model_dump_json()
+    assert is_valid(json.loads(written), schema(cls)), written
 
 
 @pytest.mark.parametrize(("wide", "narrow"), UNSAID)
