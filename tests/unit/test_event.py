@@ -5,15 +5,24 @@ from __future__ import annotations
 import dataclasses
 import enum
 import inspect
+import json
 import typing
 import uuid
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pytest
 import typing_extensions
-from pydantic import BaseModel, Field, field_validator
+from pydantic import (
+    AnyUrl,
+    BaseModel,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    create_model,
+    field_validator,
+)
 
 import outbox
 from outbox.emitter import Attributes
@@ -223,6 +232,36 @@ def test_a_validator_of_the_application_is_not_quoted() -> None:
     with pytest.raises(InvalidEventError, match="name: does not pass its validator") as caught:
         catalogue.of(Validated).dump(event)
     assert "secret" not in str(caught.value)
+
+
+class Card(BaseModel):
+    kind: Literal["card"]
+
+
+class Cash(BaseModel):
+    kind: Literal["cash"]
+
+
+@pytest.mark.parametrize(
+    ("cls", "value", "message"),
+    [
+        (uuid.UUID, "secret", "value: is no UUID"),
+        (AnyUrl, "secret", "value: is no URL"),
+        (
+            Annotated[Card | Cash, Field(discriminator="kind")],
+            {"kind": "secret"},
+            "value: has a tag that no member of its union has",
+        ),
+    ],
+)
+def test_a_rule_whose_words_quote_the_data_is_told_in_others(
+    cls: Any, value: Any, message: str
+) -> None:
+    made: Any = create_model("Quoting", value=(cls, ...))
+    event_type = EventType("unit.quoting", 1, None, made, TypeAdapter(made))
+    with pytest.raises(ValidationError) as caught:
+        event_type.load(json.dumps({"value": value}).encode())
+    assert event_type.problems(caught.value) == message
 
 
 def test_the_decorator_needs_its_parentheses() -> None:
