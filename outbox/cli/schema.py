@@ -214,7 +214,13 @@ def check_changes(
             }
         )
     else:
-        classes = {(each.name, each.version): each.cls.__name__ for each in found}
+        newest = {each.name: each for each in found}
+        known = {(each.name, each.version) for each in stored}
+        classes = {
+            (each.name, each.version): each.cls.__name__
+            for each in newest.values()
+            if (each.name, each.version) in known
+        }
         for verdict in verdicts:
             _show(run.output, verdict, classes.get((verdict.name, verdict.version)))
     if broken:

@@ -45,7 +45,7 @@ def check(
     declared = {(each.name, each.version): each for each in event_types}
     known = {(each.name, each.version): each for each in stored}
     return [
-        _verdict(name, version, declared, known.get((name, version)), mode)
+        _verdict(name, version, declared, known, mode)
         for name, version in sorted(declared.keys() | known.keys())
     ]
 
@@ -54,12 +54,13 @@ def _verdict(
     name: str,
     version: int,
     declared: dict[tuple[str, int], EventType],
-    stored: StoredSchema | None,
+    known: dict[tuple[str, int], StoredSchema],
     mode: Mode,
 ) -> Verdict:
     event_type = declared.get((name, version))
+    stored = known.get((name, version))
     if stored is None:
-        return Verdict(name, version, "new")
+        return _new(name, version, known, mode)
     if event_type is None:
         return _gone(name, version, declared, mode)
     schema = document(event_type)
@@ -70,6 +71,20 @@ def _verdict(
     except ValueError as exc:
         raise ConfigurationError(f"{stored.place}: {exc}") from exc
     return Verdict(name, version, "breaking" if findings else "compatible", findings)
+
+
+def _new(
+    name: str, version: int, known: dict[tuple[str, int], StoredSchema], mode: Mode
+) -> Verdict:
+    """Judge a version that is new: fine where its type is, else there are readers of others."""
+    before = sorted(number for other, number in known if other == name)
+    if mode is Mode.BACKWARD or not before:
+        return Verdict(name, version, "new")
+    those = " and ".join(f"v{number}" for number in before)
+    says = f"is a version that readers of before do not handle: they know {those}"
+    advice = "let it be a step of its own, checked with --mode backward, and deploy readers first"
+    finding = Finding("", "new version", says, advice, (Mode.FORWARD,))
+    return Verdict(name, version, "breaking", [finding])
 
 
 def _gone(
@@ -83,5 +98,5 @@ def _gone(
     if later:
         cls = declared[name, max(later)].cls.__name__
         advice += f", or write @outbox.upcast({cls}, from_version={version})"
-    says = "its class is gone and no upcaster lifts it: stored events of it cannot be read"
+    says = "has no class any more and no upcaster lifts it: stored events of it cannot be read"
     return Verdict(name, version, "breaking", [Finding("", "gone", says, advice, (Mode.BACKWARD,))])

@@ -51,8 +51,12 @@ def _key(old: Any, new: Any) -> Iterator[Finding]:
         return
     was, now = old.get(KEY), new.get(KEY)
     if was != now:
-        says = f"the key was {was or 'none'} and is {now or 'none'}: one key's events lose order"
+        says = f"had {_key_of(was)} and has {_key_of(now)}: events of one key lose their order"
         yield Finding("", "key changed", says, "leave the key as it is", BOTH)
+
+
+def _key_of(name: object) -> str:
+    return "no key" if name is None else f"the key {name}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -204,12 +204,29 @@ def test_a_version_that_went_needs_an_upcaster(program: Program) -> None:
     later = EVENTS.replace('placed", ', 'placed", version=2, ')
     write(program, later)
     done = schema(program, "check", "--against", "schemas")
-    assert (done.returncode, "its class is gone" in done.stdout) == (1, True)
+    assert (done.returncode, "it has no class any more" in done.stdout) == (1, True)
     write(program, later + UPCASTER)
-    done = schema(program, "check", "--against", "schemas")
+    done = schema(program, "check", "--against", "schemas", "--mode", "backward")
     assert done.returncode == 0, done.stdout
     assert "gone        shop.order.placed v1" in done.stdout
     assert "new         shop.order.placed v2" in done.stdout
+
+
+def test_a_new_version_of_a_known_type_needs_its_readers_first(program: Program) -> None:
+    schema(program, "export", "--to", "schemas")
+    write(program, EVENTS.replace('placed", ', 'placed", version=2, ') + UPCASTER)
+    for mode in ("forward", "full"):
+        done = schema(program, "check", "--against", "schemas", "--mode", mode)
+        assert (done.returncode, done.stdout.count("→")) == (1, 1)
+        assert "breaking    shop.order.placed v2\n  the event: new version: it is" in done.stdout
+        assert "they know v1 (forward)" in done.stdout
+        assert "checked with --mode backward, and deploy readers first" in done.stdout
+        assert "declare the new structure" not in done.stdout
+    schema(program, "export", "--to", "schemas")
+    assert schema(program, "check", "--against", "schemas").returncode == 0
+    write(program, EVENTS + '@outbox.event("shop.order.packed")\nclass OrderPacked(Line): ...\n')
+    done = schema(program, "check", "--against", "schemas", "--mode", "forward")
+    assert "new         shop.order.packed v1" in done.stdout
 
 
 def test_what_was_committed_is_compared_from_any_folder(program: Program) -> None:

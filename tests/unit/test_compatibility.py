@@ -334,6 +334,8 @@ def test_a_changed_default_is_found_in_nested_classes_and_in_unions() -> None:
 def test_another_key_is_another_order() -> None:
     (found,) = compare({"x-key": "a"}, {"x-key": "b"})
     assert (found.kind, found.breaks) == ("key changed", (B, F))
+    (found,) = compare({}, {"x-key": "b"})
+    assert found.says == "had no key and has the key b: events of one key lose their order"
     assert compare({"x-key": "a"}, {"x-key": "a", "x-owner": "b"}) == []
 
 
