@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import linecache
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import jsonschema
@@ -15,9 +17,6 @@ import pytest
 from outbox.event import catalogue
 from outbox.upcasters import upcasters
 from tests.acceptance.cli import Program
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 EVENTS = '''
 from __future__ import annotations
@@ -270,7 +269,15 @@ def test_a_file_that_is_no_schema_is_named(program: Program, content: str, messa
 def test_what_cannot_be_written_is_told(program: Program) -> None:
     (program.folder / "file").write_text("")
     done = schema(program, "export", "--to", "file/schemas")
-    assert (done.returncode, "cannot be written" in done.stderr) == (1, True)
+    assert (done.returncode, "file/schemas cannot be made" in done.stderr) == (1, True)
+    (program.folder / "schemas" / "shop.order.placed.v1.json").mkdir(parents=True)
+    done = schema(program, "export", "--to", "schemas")
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    assert "the schema of shop.order.placed v1 cannot be written to schemas/shop" in done.stderr
+    with patch.object(Path, "write_bytes", side_effect=OSError(errno.ENAMETOOLONG, "too long")):
+        done = schema(program, "export", "--to", "other")
+    assert "the schema of shop.order.cancelled v1 cannot be written to other/shop" in done.stderr
+    assert "called as the type is: give that a shorter name" in done.stderr
 
 
 def git(program: Program, *arguments: str) -> None:
