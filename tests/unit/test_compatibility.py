@@ -21,6 +21,7 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    HttpUrl,
     PastDatetime,
     Tag,
     TypeAdapter,
@@ -65,6 +66,11 @@ class LineWithCount(BaseModel):
 class LineWithNote(BaseModel):
     sku: str
     note: str = ""
+
+
+class LineCount(BaseModel):
+    number: int
+    of: str
 
 
 class Card(BaseModel):
@@ -184,6 +190,9 @@ BREAKING: list[tuple[Any, Any, list[tuple[str, str, tuple[Mode, ...]]]]] = [
     (one(tuple[int, str]), one(tuple[int, int]), [("/a/1", "type changed", (B, F))]),
     (one(Union), one(WiderUnion), [("/a/kind", "values added", (F,))]),
     (one(WiderUnion), one(Union), [("/a/kind", "values removed", (B,))]),
+    (one(Line), one(Line | Cash), [("/a", "values added", (F,))]),
+    (one(Line | Cash), one(Line), [("/a", "values removed", (B,))]),
+    (one(str), one(HttpUrl), [("/a", "format changed", (B,))]),
     (
         strict(a=int),
         strict(a=int, b=str),
@@ -360,6 +369,17 @@ def test_a_default_that_was_changed_in_a_union_without_a_tag_is_found() -> None:
     (found,) = compare(schema(one(old | Card | Line)), schema(one(new | Card | Line)))
     assert (found.field, found.kind) == ("/a/sku", "default changed")
     assert compare(schema(one(old | Line)), schema(one(old | LineWithNote))) == []
+
+
+def test_a_member_that_a_union_gets_or_loses_is_told_by_its_fields() -> None:
+    few, many = schema(one(Line | Cash)), schema(one(Line | Cash | LineCount))
+    for old, new, says in (
+        (few, many, "may be an object with number, of now, which readers of before do not know"),
+        (many, few, "does not take an object with number, of any more, and stored events may have"),
+    ):
+        (found,) = compare(old, new)
+        assert (found.field, found.is_certain) == ("/a", False)
+        assert found.says.startswith(says)
 
 
 def test_what_is_not_understood_breaks_and_says_so() -> None:
