@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from enum import Flag
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from pydantic.errors import PydanticInvalidForJsonSchema
 from pydantic.json_schema import GenerateJsonSchema
-from pydantic_core import PydanticSerializationError, to_jsonable_python
+from pydantic_core import PydanticOmit, PydanticSerializationError, to_jsonable_python
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pydantic.json_schema import JsonSchemaMode
     from pydantic_core import core_schema
 
@@ -20,13 +26,17 @@ COMPUTED: Final = "x-computed"
 
 _BOUNDS: Final = ("gt", "ge", "lt", "le")
 _UNSAID: Final[dict[str, tuple[str, ...]]] = {
+    "str": ("ascii_only",),
     "decimal": (*_BOUNDS, "multiple_of", "max_digits", "decimal_places"),
     "date": (*_BOUNDS, "now_op"),
     "time": (*_BOUNDS, "tz_constraint"),
     "datetime": (*_BOUNDS, "now_op", "tz_constraint"),
     "timedelta": _BOUNDS,
+    "url": ("allowed_schemes", "host_required"),
+    "multi-host-url": ("allowed_schemes", "host_required"),
 }
 """By type of pydantic's core schema, constraints that are in no schema of what is written."""
+_TIMES: Final = frozenset({"date", "time", "datetime", "timedelta"})
 _WHOLE: Final = "^-?[0-9]+$"
 _DECIMAL: Final = r"^-?[0-9]+(\.[0-9]+)?(E[+-]?[0-9]+)?$"
 _ENDLESS: Final = "^-?(Infinity|s?NaN[0-9]*)$"
@@ -47,18 +57,70 @@ class Generator(GenerateJsonSchema):
         self._meant = {each["ref"]: each for each in schema.get("definitions", ())}
         return super().generate(schema, mode)
 
-    def generate_inner(self, schema: Any) -> Any:
-        """Add constraints that pydantic leaves out, and drop bounds that JSON has no number for."""
-        made = super().generate_inner(schema)
-        found = {name: each for name, each in made.items() if not _is_endless(each)}
-        unsaid = {
-            name: schema[name]
-            for name in _UNSAID.get(schema["type"], ())
-            if schema.get(name) is not None
+    def build_schema_type_to_method(self) -> Any:
+        """Add constraints that pydantic leaves out."""
+        found: dict[Any, Any] = {**super().build_schema_type_to_method()}
+        return found | {kind: partial(self._in_full, found[kind]) for kind in _UNSAID}
+
+    def _in_full(self, method: Callable[[Any], Any], schema: Any) -> Any:
+        found, kind = method(schema), schema["type"]
+        unsaid: dict[str, Any] = {
+            name: schema[name] for name in _UNSAID[kind] if schema.get(name) is not None
         }
-        if unsaid:
-            found[CONSTRAINTS] = to_jsonable_python(unsaid)
+        if kind in _TIMES and found.get("type") == "number":
+            unit = self._config.config_dict.get("ser_json_temporal", "seconds")
+            unsaid |= {"of": kind, "unit": unit}
+        return _constrained(found, unsaid)
+
+    def generate_inner(self, schema: Any) -> Any:
+        """Say what is read where a function writes, drop bounds that JSON has no number for."""
+        made = dict(super().generate_inner(schema))
+        # What has a name stands elsewhere, where all that refer to it find what is added.
+        found = self.resolve_ref_schema(made) if "ref" in schema else made
+        for name in [name for name, each in found.items() if _is_endless(each)]:
+            del found[name]
+        read = self._as_read(schema) if "serialization" in schema else None
+        if read is not None and _bare(read) != _bare(found):
+            found |= _constrained(found, {"read": read})
+        return made
+
+    def _as_read(self, schema: Any) -> dict[str, Any] | None:
+        """Return what is read of a value that a function writes, where that is described."""
+        if self.ser_schema(schema["serialization"]) is None:
+            return None
+        own = {name: each for name, each in schema.items() if name not in {"ref", "serialization"}}
+        try:
+            return cast("dict[str, Any]", self.generate_inner(own))
+        except (PydanticInvalidForJsonSchema, PydanticOmit):
+            return None
+
+    def str_schema(self, schema: core_schema.StringSchema) -> Any:
+        """Say of a pattern its flags, which are no part of its text, and what is cut off before."""
+        found, pattern = super().str_schema(schema), schema.get("pattern")
+        flags = pattern.flags & ~re.UNICODE if isinstance(pattern, re.Pattern) else 0
+        unsaid = {"pattern": found.pop("pattern"), "flags": flags} if flags else {}
+        does_strip = self._config.config_dict.get("str_strip_whitespace")
+        if schema.get("strip_whitespace", does_strip) and found.keys() & {"minLength", "pattern"}:
+            unsaid["strip_whitespace"] = True  # without such a limit, what is left fits as well
+        return _constrained(found, unsaid)
+
+    def bytes_schema(self, schema: core_schema.BytesSchema) -> Any:
+        """Say which text they are."""
+        found = super().bytes_schema(schema)
+        is_hex = self._config.config_dict.get("ser_json_bytes") == "hex"
+        return {**found, "format": "hex"} if is_hex else found
+
+    def enum_schema(self, schema: core_schema.EnumSchema) -> Any:
+        """Let flags be added up, as their class does."""
+        found = super().enum_schema(schema)
+        if issubclass(schema["cls"], Flag):
+            flags = found.pop("enum")
+            return _constrained({**found, "type": "integer"}, {"flags": flags})
         return found
+
+    def json_schema(self, schema: core_schema.JsonSchema) -> Any:
+        """Say that what is read is a text, whose JSON is described."""
+        return _constrained(super().json_schema(schema), {"of": "json"})
 
     def decimal_schema(self, schema: core_schema.DecimalSchema) -> Any:
         """Say that it is a number, in the words of Python."""
@@ -139,6 +201,18 @@ class Generator(GenerateJsonSchema):
 def _requiring(name: str, schema: dict[str, Any]) -> dict[str, Any]:
     required = cast("list[str]", schema.get("required", []))
     return schema if name in required else {**schema, "required": [*required, name]}
+
+
+def _constrained(schema: dict[str, Any], unsaid: dict[str, Any]) -> dict[str, Any]:
+    """Return a schema with more constraints that JSON Schema cannot say."""
+    if not unsaid:
+        return schema
+    return {**schema, CONSTRAINTS: schema.get(CONSTRAINTS, {}) | to_jsonable_python(unsaid)}
+
+
+def _bare(schema: dict[str, Any]) -> dict[str, Any]:
+    said = {"title", "description", "default", "examples"}
+    return {name: each for name, each in schema.items() if name not in said}
 
 
 def _names(keys: dict[str, Any]) -> dict[str, Any] | None:

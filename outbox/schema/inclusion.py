@@ -168,7 +168,7 @@ class _Comparison:
         return best if len(near) <= 1 else [_doubted(gap) for gap in best]
 
     def _within(self, shape: Shape, rival: Shape, where: _Where) -> list[Gap]:
-        gaps = [where.riddle([each]) for each in rival.riddles - shape.riddles]
+        gaps: list[Gap] = []
         match shape, rival:
             case Numbers(), Numbers():
                 gaps += _numbers(shape, rival, where)
@@ -180,7 +180,9 @@ class _Comparison:
                 gaps += self._objects(shape, rival, where)
             case _:
                 raise TypeError(shape, rival)
-        return gaps
+        if any(gap.kind in {Kind.FORMAT, Kind.PATTERN} and gap.path == where.path for gap in gaps):
+            return gaps  # another kind of text, to which its constraints belong
+        return [*(where.riddle([each]) for each in rival.riddles - shape.riddles), *gaps]
 
     def _arrays(self, shape: Arrays, rival: Arrays, where: _Where) -> Iterator[Gap]:
         count = max(shape.prefix_length, rival.prefix_length)

@@ -436,6 +436,10 @@ def test_what_an_address_depends_on_is_a_parameter() -> None:
         ),
         ({"items": {"$ref": "#"}}, {"items": {"$ref": "#/x"}}),
         (
+            {"x-constraints": {"gt": "0", "read": {"$ref": "#/$defs/A"}}},
+            {"x-constraints": {"gt": "0", "read": {"$ref": "#/x/definitions/A"}}},
+        ),
+        (
             {"dependentRequired": {"a": ["b"]}, "dependentSchemas": {"c": {"$ref": "#"}}},
             {"dependencies": {"a": ["b"], "c": {"$ref": "#/x"}}},
         ),

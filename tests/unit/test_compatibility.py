@@ -7,6 +7,7 @@ import enum
 import functools
 import json
 import operator
+import re
 from collections import OrderedDict
 from datetime import date, datetime, timedelta
 from decimal import Decimal
@@ -16,18 +17,24 @@ import pytest
 from hypothesis import HealthCheck, Phase, assume, find, given, settings
 from hypothesis import strategies as st
 from pydantic import (
+    AnyUrl,
     AwareDatetime,
     BaseModel,
     ConfigDict,
     Discriminator,
     Field,
+    FtpUrl,
     HttpUrl,
+    Json,
     PastDatetime,
+    PlainSerializer,
+    StringConstraints,
     Tag,
     TypeAdapter,
     computed_field,
     create_model,
 )
+from typing_extensions import TypeAliasType
 
 import outbox
 from outbox.schema.compatibility import as_written, compare
@@ -129,6 +136,14 @@ def schema(cls: Any) -> Any:
     return TypeAdapter(cls).json_schema(mode="serialization", schema_generator=Generator)
 
 
+class Right(enum.Flag):
+    READ = enum.auto()
+    WRITE = enum.auto()
+
+
+Text = Annotated[str, Field(min_length=1)]
+Price = TypeAliasType("Price", Decimal)
+Positive = TypeAliasType("Positive", Annotated[Decimal, Field(gt=0)])
 Short = Annotated[str, Field(max_length=3)]
 Union = Annotated[Card | Cash, Field(discriminator="kind")]
 WiderUnion = Annotated[Card | Cash | Voucher, Field(discriminator="kind")]
@@ -223,6 +238,13 @@ UNSAID: list[tuple[Any, Any]] = [
     (timedelta, Annotated[timedelta, Field(gt=timedelta(0))]),
     (dict[int, int], dict[Annotated[int, Field(gt=0)], int]),
     (dict[str, int], dict[float, int]),
+    (Text, Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]),
+    (str, Annotated[str, Field(pattern=re.compile("^a", re.IGNORECASE))]),
+    (AnyUrl, FtpUrl),
+    (int, Right),
+    (int, Json[int]),
+    (str, Annotated[int, PlainSerializer(str, return_type=str)]),
+    (float, Annotated[datetime, PlainSerializer(datetime.timestamp, return_type=float)]),
 ]
 
 
@@ -266,6 +288,32 @@ def test_what_a_class_refuses_and_json_schema_cannot_say_is_not_told(
         (found,) = compare(schema(one(old)), schema(one(new)))
         assert (found.field, found.kind, found.breaks) == ("/a", "cannot tell", (mode,))
     assert compare(schema(one(narrow)), schema(one(narrow, b=(int, 0)))) == []
+
+
+def test_what_is_not_told_of_a_named_type_is_so_wherever_it_is_named() -> None:
+    old, new = one(list[Price], b=list[Price]), one(list[Positive], b=list[Positive])
+    found = compare(schema(old), schema(new))
+    assert [(each.field, each.kind, each.breaks) for each in found] == [
+        ("/a/*", "cannot tell", (B,)),
+        ("/b/*", "cannot tell", (B,)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("cls", "config"),
+    [(timedelta, {"ser_json_timedelta": "float"}), (bytes, {"ser_json_bytes": "hex"})],
+)
+def test_another_way_to_write_is_another_type(cls: Any, config: Any) -> None:
+    plain, other = one(cls), make("Event", __config__=config, a=(cls, ...))
+    assert [each.breaks for each in compare(schema(plain), schema(other))] == [(B, F)]
+    wide = float if cls is timedelta else str
+    assert compare(schema(one(wide)), schema(other), B) != []
+    assert compare(schema(other), schema(one(wide)), B) == []
+
+
+def test_flags_are_valid_when_they_are_added_up() -> None:
+    cls = one(Right)
+    assert is_valid(json.loads(cls(a=Right.READ | Right.WRITE).model_dump_json()), schema(cls))
 
 
 def test_a_dict_takes_no_key_but_those_of_its_pattern() -> None:
