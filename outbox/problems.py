@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 _OF_VALIDATORS: Final = {"value_error", "assertion_error"}
 _OF_PYDANTIC: Final = {*get_args(core_schema.ErrorType)} - _OF_VALIDATORS
 _QUOTING: Final = {
-    "bytes_invalid_encoding",
-    "datetime_object_invalid",
-    "get_attribute_error",
-    "iteration_error",
-    "mapping_type",
-    "union_tag_invalid",
-    "url_parsing",
-    "url_syntax_violation",
-    "uuid_parsing",
+    "bytes_invalid_encoding": "is not encoded as its class says",
+    "datetime_object_invalid": "is no date and time",
+    "get_attribute_error": "has an attribute that cannot be read",
+    "iteration_error": "cannot be read item by item",
+    "mapping_type": "is no dict",
+    "union_tag_invalid": "has a tag that no member of its union has",
+    "url_parsing": "is no URL",
+    "url_syntax_violation": "is no URL by the strict rules",
+    "uuid_parsing": "is no UUID",
 }
-"""Errors of pydantic whose text may hold more than what the class says."""
+"""Errors of pydantic whose text may hold more than what the class says, and what is said then."""
 
 
 def in_full(error: ValidationError) -> str:
@@ -54,7 +54,7 @@ def _rule(problem: ErrorDetails) -> str:
     kind = problem["type"]
     if kind not in _OF_PYDANTIC:
         return "does not pass its validator"
-    return kind if kind in _QUOTING else problem["msg"]
+    return _QUOTING.get(kind, problem["msg"])
 
 
 def _listed(

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from outbox.schema.generator import CONSTRAINTS
+
 _RENAMED: Final[dict[str, str]] = {"$defs": "definitions", "dependentSchemas": "dependencies"}
-_MAPS: Final = frozenset({"properties", "patternProperties", "definitions", *_RENAMED})
+_MAPS: Final = frozenset({"properties", "patternProperties", "definitions", CONSTRAINTS, *_RENAMED})
 _LISTS: Final = frozenset({"anyOf", "allOf", "oneOf"})
 _SCHEMAS: Final = frozenset(
     {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import asdict
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -155,18 +156,15 @@ def export(
     Files of other versions stay: their events may still be stored somewhere.
     """
     run = of(context)
-    found = {
-        file_name(each.name, each.version): written(document(each, base_uri))
-        for each in load_catalogue(apps)
-    }
+    found = {each: written(document(each, base_uri)) for each in load_catalogue(apps)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        changed = [name for name, text in found.items() if _write(folder / name, text)]
     except OSError as exc:
-        msg = f"{exc.filename or folder} cannot be written: {exc.strerror}"
+        msg = f"{folder} cannot be made: {exc.strerror}; give another folder to --to"
         raise FailedError(msg) from exc
-    for name in changed:
-        run.output.line(f"wrote {folder / name}")
+    changed = [path for each, text in found.items() if (path := _export(folder, each, text))]
+    for path in changed:
+        run.output.line(f"wrote {path}")
     run.output.line(f"{counted(len(found), 'schema')} in {folder}, {len(changed)} of them changed")
 
 
@@ -215,7 +213,13 @@ def check_changes(
             }
         )
     else:
-        classes = {(each.name, each.version): each.cls.__name__ for each in found}
+        newest = {each.name: each for each in found}
+        known = {(each.name, each.version) for each in stored}
+        classes = {
+            (each.name, each.version): each.cls.__name__
+            for each in newest.values()
+            if (each.name, each.version) in known
+        }
         for verdict in verdicts:
             _show(run.output, verdict, classes.get((verdict.name, verdict.version)))
     if broken:
@@ -252,17 +256,29 @@ def _find(found: list[EventType], name: str, version: int | None) -> EventType:
     return own[version or max(own)]
 
 
-def _write(path: Path, text: str) -> bool:
-    """Write a file unless it is like that already; tell whether it was not."""
+def _export(folder: Path, event_type: EventType, text: str) -> Path | None:
+    """Write the file of a type unless it is like that already; return it where it was not."""
+    path = folder / file_name(event_type.name, event_type.version)
     content = text.encode()
-    if path.exists() and path.read_bytes() == content:
-        return False
-    path.write_bytes(content)
-    return True
+    try:
+        if path.exists() and path.read_bytes() == content:
+            return None
+        path.write_bytes(content)
+    except OSError as exc:
+        what = (
+            "its file is called as the type is: give that a shorter name"
+            if exc.errno == errno.ENAMETOOLONG
+            else "make it writable, or give another folder to --to"
+        )
+        msg = f"the schema of {event_type} cannot be written to {path}: {exc.strerror}; {what}"
+        raise FailedError(msg) from exc
+    return path
 
 
 def _show(output: Output, verdict: Verdict, cls: str | None) -> None:
     output.line(f"{verdict.state:<10}  {verdict}", STYLES.get(verdict.state, ""))
+    if verdict.note:
+        output.line(f"  {verdict.note}")
     for each in verdict.findings:
         breaks = " and ".join(each.breaks) + ("" if each.is_certain else ", as it may be")
         output.line(f"  {each.field or 'the event'}: {each.kind}: it {each.says} ({breaks})")

@@ -29,6 +29,8 @@ class Verdict:
     version: int
     state: State
     findings: Sequence[Finding] = ()
+    note: str = ""
+    """What to mind although nothing breaks."""
 
     def __str__(self) -> str:
         """Name it as people do."""
@@ -45,7 +47,7 @@ def check(
     declared = {(each.name, each.version): each for each in event_types}
     known = {(each.name, each.version): each for each in stored}
     return [
-        _verdict(name, version, declared, known.get((name, version)), mode)
+        _verdict(name, version, declared, known, mode)
         for name, version in sorted(declared.keys() | known.keys())
     ]
 
@@ -54,12 +56,13 @@ def _verdict(
     name: str,
     version: int,
     declared: dict[tuple[str, int], EventType],
-    stored: StoredSchema | None,
+    known: dict[tuple[str, int], StoredSchema],
     mode: Mode,
 ) -> Verdict:
     event_type = declared.get((name, version))
+    stored = known.get((name, version))
     if stored is None:
-        return Verdict(name, version, "new")
+        return _new(name, version, known)
     if event_type is None:
         return _gone(name, version, declared, mode)
     schema = document(event_type)
@@ -70,6 +73,16 @@ def _verdict(
     except ValueError as exc:
         raise ConfigurationError(f"{stored.place}: {exc}") from exc
     return Verdict(name, version, "breaking" if findings else "compatible", findings)
+
+
+def _new(name: str, version: int, known: Iterable[tuple[str, int]]) -> Verdict:
+    """Tell of a version that is new, whatever the mode: one that is written for can always come."""
+    before = sorted(number for other, number in known if other == name)
+    if not before:
+        return Verdict(name, version, "new")
+    those = " and ".join(f"v{number}" for number in before)
+    note = f"deploy its readers before its writers: those that know {those} set it aside"
+    return Verdict(name, version, "new", note=note)
 
 
 def _gone(
@@ -83,5 +96,5 @@ def _gone(
     if later:
         cls = declared[name, max(later)].cls.__name__
         advice += f", or write @outbox.upcast({cls}, from_version={version})"
-    says = "its class is gone and no upcaster lifts it: stored events of it cannot be read"
+    says = "has no class any more and no upcaster lifts it: stored events of it cannot be read"
     return Verdict(name, version, "breaking", [Finding("", "gone", says, advice, (Mode.BACKWARD,))])

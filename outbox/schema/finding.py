@@ -112,6 +112,18 @@ _WORDS: Final[dict[tuple[Kind, Mode, str], tuple[str, str, str]]] = {
         BESIDE,
     ),
 }
+_MEMBERS: Final = {
+    Mode.BACKWARD: (
+        "values removed",
+        "does not take {was} any more, and stored events may have that",
+        "leave it in the union",
+    ),
+    Mode.FORWARD: (
+        "values added",
+        "may be {now} now, which readers of before do not know",
+        BESIDE,
+    ),
+}
 _LIMITS: Final = {
     Mode.BACKWARD: ("narrowed", "was {was} and is {now}; stored events may be beyond", KEEP_LIMIT),
     Mode.FORWARD: ("widened", "was {was} and is {now}; readers of before refuse more", KEEP_LIMIT),
@@ -146,6 +158,8 @@ def _words(gap: Gap, mode: Mode) -> tuple[str, str, str]:
             return _WORDS[gap.kind, mode, ""]
         case Kind.VALUES:
             return _WORDS[gap.kind, mode, "some" if gap.values else "any"]
+        case Kind.MEMBER:
+            return _MEMBERS[mode]
         case Kind.RANGE | Kind.LENGTH | Kind.UNIQUE:
             return _LIMITS[mode]
         case Kind.TYPE | Kind.PATTERN | Kind.FORMAT | Kind.UNKNOWN:

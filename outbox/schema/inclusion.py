@@ -54,6 +54,8 @@ class Kind(Enum):
     """An object, or an array, with this one."""
     NAME = "name"
     """A property of this name."""
+    MEMBER = "member"
+    """An object that is another member of a union."""
     UNIQUE = "unique"
     UNKNOWN = "unknown"
     """Something about a constraint that is not understood."""
@@ -159,11 +161,14 @@ class _Comparison:
         best = min(found, key=len)
         if not near:  # what tells it from all of them says it all
             best = [gap for gap in best if gap.kind is Kind.VALUES] or best
+        elif isinstance(shape, Objects) and _count(where.given) != _count(where.wanted):
+            is_certain = len(near) <= 1 and any(gap.is_certain for gap in best)
+            best = [where.gap(Kind.MEMBER, given=_described(shape), is_certain=is_certain)]
         # None of several holds it all, but together they might.
         return best if len(near) <= 1 else [_doubted(gap) for gap in best]
 
     def _within(self, shape: Shape, rival: Shape, where: _Where) -> list[Gap]:
-        gaps = [where.riddle([each]) for each in rival.riddles - shape.riddles]
+        gaps: list[Gap] = []
         match shape, rival:
             case Numbers(), Numbers():
                 gaps += _numbers(shape, rival, where)
@@ -175,7 +180,9 @@ class _Comparison:
                 gaps += self._objects(shape, rival, where)
             case _:
                 raise TypeError(shape, rival)
-        return gaps
+        if any(gap.kind in {Kind.FORMAT, Kind.PATTERN} and gap.path == where.path for gap in gaps):
+            return gaps  # another kind of text, to which its constraints belong
+        return [*(where.riddle([each]) for each in rival.riddles - shape.riddles), *gaps]
 
     def _arrays(self, shape: Arrays, rival: Arrays, where: _Where) -> Iterator[Gap]:
         count = max(shape.prefix_length, rival.prefix_length)
@@ -308,6 +315,16 @@ def names(alternatives: Sequence[Shape]) -> str:
     return " or ".join(sorted(dict.fromkeys(found), key="null".__eq__)) or "nothing"
 
 
+def _described(shape: Objects) -> str:
+    fields = ", ".join(shape.known)
+    return f"an object with {fields}" if fields else "an object"
+
+
+def _count(alternatives: Sequence[Shape]) -> int:
+    """Count the objects among some alternatives."""
+    return sum(isinstance(each, Objects) for each in alternatives)
+
+
 def _numbers(shape: Numbers, rival: Numbers, where: _Where) -> Iterator[Gap]:
     if rival.is_integer and not shape.is_integer:
         yield where.gap(Kind.TYPE)
@@ -347,6 +364,14 @@ def _number(number: Fraction) -> str:
 
 
 def _strings(shape: Strings, rival: Strings, where: _Where) -> Iterator[Gap]:
+    if rival.formats - shape.formats:  # which says it all: it comes with limits of its own
+        yield where.gap(
+            Kind.FORMAT,
+            given=" and ".join(sorted(shape.formats)) or "any text",
+            wanted=" and ".join(sorted(rival.formats)),
+            is_certain=not (shape.patterns or shape.formats),
+        )
+        return
     yield from _lengths((shape.low, shape.high), (rival.low, rival.high), "character", where)
     missing = sorted(rival.patterns - shape.patterns)
     if missing:
@@ -354,13 +379,6 @@ def _strings(shape: Strings, rival: Strings, where: _Where) -> Iterator[Gap]:
             Kind.PATTERN,
             given=" and ".join(sorted(shape.patterns)) or "any text",
             wanted=" and ".join(sorted(rival.patterns)),
-            is_certain=not (shape.patterns or shape.formats),
-        )
-    if rival.formats - shape.formats:
-        yield where.gap(
-            Kind.FORMAT,
-            given=" and ".join(sorted(shape.formats)) or "any text",
-            wanted=" and ".join(sorted(rival.formats)),
             is_certain=not (shape.patterns or shape.formats),
         )
 

@@ -51,8 +51,12 @@ def _key(old: Any, new: Any) -> Iterator[Finding]:
         return
     was, now = old.get(KEY), new.get(KEY)
     if was != now:
-        says = f"the key was {was or 'none'} and is {now or 'none'}: one key's events lose order"
+        says = f"had {_key_of(was)} and has {_key_of(now)}: events of one key lose their order"
         yield Finding("", "key changed", says, "leave the key as it is", BOTH)
+
+
+def _key_of(name: object) -> str:
+    return "no key" if name is None else f"the key {name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +93,11 @@ class _Walk:
         return self._known[pair]
 
     def _shapes(self, old: Parts, new: Parts) -> Iterator[_Change]:
-        rivals = _containers(new)
-        for shape in _containers(old):
+        members, rivals = _containers(old), _containers(new)
+        for shape in members:
             heirs = _heirs(shape, [each for each in rivals if not is_disjoint(shape, each)])
+            if len(rivals) < len(members) and not any(_are_alike(shape, each) for each in heirs):
+                continue  # it is gone
             found = [list(self._pair(shape, heir)) for heir in heirs]
             if len(found) == 1:
                 yield from found[0]
@@ -184,6 +190,13 @@ def _heirs(shape: Shape, rivals: Sequence[Shape]) -> list[Shape]:
     }
     most = max(likeness.values())
     return [rivals[index] for index, each in likeness.items() if each == most]
+
+
+def _are_alike(one: Shape, other: Shape) -> bool:
+    """Tell whether two objects have a property in common; other shapes may always be alike."""
+    if not (isinstance(one, Objects) and isinstance(other, Objects)):
+        return True
+    return not set(one.known).isdisjoint(other.known)
 
 
 def _containers(parts: Parts) -> list[Shape]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import linecache
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import jsonschema
@@ -15,9 +17,6 @@ import pytest
 from outbox.event import catalogue
 from outbox.upcasters import upcasters
 from tests.acceptance.cli import Program
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 EVENTS = '''
 from __future__ import annotations
@@ -205,7 +204,7 @@ def test_a_version_that_went_needs_an_upcaster(program: Program) -> None:
     later = EVENTS.replace('placed", ', 'placed", version=2, ')
     write(program, later)
     done = schema(program, "check", "--against", "schemas")
-    assert (done.returncode, "its class is gone" in done.stdout) == (1, True)
+    assert (done.returncode, "it has no class any more" in done.stdout) == (1, True)
     write(program, later + UPCASTER)
     done = schema(program, "check", "--against", "schemas")
     assert done.returncode == 0, done.stdout
@@ -224,6 +223,24 @@ def test_a_verdict_is_not_lost_with_its_reader(program: Program) -> None:
     check.stderr.close()
     assert check.wait(60) in {1, 141}, told
     assert "Traceback" not in told
+
+
+def test_readers_go_before_a_new_version_of_a_known_type_and_that_is_said(
+    program: Program,
+) -> None:
+    schema(program, "export", "--to", "schemas")
+    packed = '@outbox.event("shop.order.packed")\nclass OrderPacked(Line): ...\n'
+    write(program, EVENTS.replace('placed", ', 'placed", version=2, ') + UPCASTER + packed)
+    done = schema(program, "check", "--against", "schemas")
+    assert done.returncode == 0
+    assert (
+        "new         shop.order.placed v2\n"
+        "  deploy its readers before its writers: those that know v1 set it aside\n"
+    ) in done.stdout
+    assert done.stdout.count("deploy its readers") == 1  # a new type has none of before
+    document = json.loads(schema(program, "check", "--against", "schemas", "--json").stdout)
+    assert document["is_compatible"] is True
+    assert "v1" in document["verdicts"][-1]["note"]
 
 
 def test_what_was_committed_is_compared_from_any_folder(program: Program) -> None:
@@ -267,7 +284,15 @@ def test_a_file_that_is_no_schema_is_named(program: Program, content: str, messa
 def test_what_cannot_be_written_is_told(program: Program) -> None:
     (program.folder / "file").write_text("")
     done = schema(program, "export", "--to", "file/schemas")
-    assert (done.returncode, "cannot be written" in done.stderr) == (1, True)
+    assert (done.returncode, "file/schemas cannot be made" in done.stderr) == (1, True)
+    (program.folder / "schemas" / "shop.order.placed.v1.json").mkdir(parents=True)
+    done = schema(program, "export", "--to", "schemas")
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    assert "the schema of shop.order.placed v1 cannot be written to schemas/shop" in done.stderr
+    with patch.object(Path, "write_bytes", side_effect=OSError(errno.ENAMETOOLONG, "too long")):
+        done = schema(program, "export", "--to", "other")
+    assert "the schema of shop.order.cancelled v1 cannot be written to other/shop" in done.stderr
+    assert "called as the type is: give that a shorter name" in done.stderr
 
 
 def git(program: Program, *arguments: str) -> None:

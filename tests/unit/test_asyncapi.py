@@ -371,12 +371,12 @@ def test_no_secret_of_the_settings_is_told() -> None:
         {
             "kafka": {
                 **KAFKA,
-                "bootstrap_servers": "SASL_SSL://one:1, two:2",
+                "bootstrap_servers": "SASL_SSL://me:hush@one:1, me:hush@two:2",
                 "client": {"security_protocol": "SASL_SSL", "sasl_password": "hush"},
             },
             "activemq": {
                 "transport": "activemq",
-                "brokers": "[::1]:61613",
+                "brokers": "[::1]:61613, me:hush@three:61613",
                 "groups": ["a"],
                 "username": "hush",
                 "password": "hush",
@@ -397,7 +397,8 @@ def test_no_secret_of_the_settings_is_told() -> None:
     assert servers == {
         "kafka-1": ("one:1", "kafka-secure"),
         "kafka-2": ("two:2", "kafka-secure"),
-        "activemq": ("[::1]:61613", "stomps"),
+        "activemq-1": ("[::1]:61613", "stomps"),
+        "activemq-2": ("three:61613", "stomps"),
         "s3": ("minio:9000", "s3"),
         "table": ("append", "append"),
     }
@@ -434,6 +435,10 @@ def test_what_an_address_depends_on_is_a_parameter() -> None:
             {"items": [True], "additionalItems": False},
         ),
         ({"items": {"$ref": "#"}}, {"items": {"$ref": "#/x"}}),
+        (
+            {"x-constraints": {"gt": "0", "read": {"$ref": "#/$defs/A"}}},
+            {"x-constraints": {"gt": "0", "read": {"$ref": "#/x/definitions/A"}}},
+        ),
         (
             {"dependentRequired": {"a": ["b"]}, "dependentSchemas": {"c": {"$ref": "#"}}},
             {"dependencies": {"a": ["b"], "c": {"$ref": "#/x"}}},

@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 import enum
 import functools
+import json
 import operator
+import re
+from collections import OrderedDict
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, Any, Literal
@@ -14,18 +17,26 @@ import pytest
 from hypothesis import HealthCheck, Phase, assume, find, given, settings
 from hypothesis import strategies as st
 from pydantic import (
+    AnyUrl,
     AwareDatetime,
     BaseModel,
     ConfigDict,
     Discriminator,
     Field,
+    FtpUrl,
+    HttpUrl,
+    Json,
     PastDatetime,
+    PlainSerializer,
+    StringConstraints,
     Tag,
     TypeAdapter,
     computed_field,
     create_model,
 )
+from typing_extensions import TypeAliasType
 
+import outbox
 from outbox.schema.compatibility import as_written, compare
 from outbox.schema.finding import Finding, Mode
 from outbox.schema.generator import Generator
@@ -45,6 +56,11 @@ class MoreColor(enum.Enum):
     GREEN = "green"
 
 
+class Number(enum.IntEnum):
+    ONE = 1
+    TWO = 2
+
+
 class Line(BaseModel):
     sku: str
 
@@ -57,6 +73,11 @@ class LineWithCount(BaseModel):
 class LineWithNote(BaseModel):
     sku: str
     note: str = ""
+
+
+class LineCount(BaseModel):
+    number: int
+    of: str
 
 
 class Card(BaseModel):
@@ -115,6 +136,14 @@ def schema(cls: Any) -> Any:
     return TypeAdapter(cls).json_schema(mode="serialization", schema_generator=Generator)
 
 
+class Right(enum.Flag):
+    READ = enum.auto()
+    WRITE = enum.auto()
+
+
+Text = Annotated[str, Field(min_length=1)]
+Price = TypeAliasType("Price", Decimal)
+Positive = TypeAliasType("Positive", Annotated[Decimal, Field(gt=0)])
 Short = Annotated[str, Field(max_length=3)]
 Union = Annotated[Card | Cash, Field(discriminator="kind")]
 WiderUnion = Annotated[Card | Cash | Voucher, Field(discriminator="kind")]
@@ -176,6 +205,9 @@ BREAKING: list[tuple[Any, Any, list[tuple[str, str, tuple[Mode, ...]]]]] = [
     (one(tuple[int, str]), one(tuple[int, int]), [("/a/1", "type changed", (B, F))]),
     (one(Union), one(WiderUnion), [("/a/kind", "values added", (F,))]),
     (one(WiderUnion), one(Union), [("/a/kind", "values removed", (B,))]),
+    (one(Line), one(Line | Cash), [("/a", "values added", (F,))]),
+    (one(Line | Cash), one(Line), [("/a", "values removed", (B,))]),
+    (one(str), one(HttpUrl), [("/a", "format changed", (B,))]),
     (
         strict(a=int),
         strict(a=int, b=str),
@@ -188,6 +220,13 @@ BREAKING: list[tuple[Any, Any, list[tuple[str, str, tuple[Mode, ...]]]]] = [
     ),
     (one(int), strict(a=int), []),
     (one(dict[str, int]), one(dict[int, int]), [("/a/*", "not allowed", (B,))]),
+    (one(dict[str, int]), one(dict[bool, int]), [("/a/*", "not allowed", (B,))]),
+    (one(dict[str, int]), one(dict[Number, int]), [("/a/*", "not allowed", (B,))]),
+    (one(OrderedDict[str, int]), one(OrderedDict[int, int]), [("/a/*", "not allowed", (B,))]),
+    (one(str), one(Decimal), [("/a", "pattern changed", (B,))]),
+    (one(list[str]), one(list[Decimal]), [("/a/*", "pattern changed", (B,))]),
+    (one(Decimal), one(Decimal | str), [("/a", "pattern changed", (F,))]),
+    (one(int | Decimal), one(int | str), [("/a", "pattern changed", (F,))]),
 ]
 
 UNSAID: list[tuple[Any, Any]] = [
@@ -198,7 +237,47 @@ UNSAID: list[tuple[Any, Any]] = [
     (date, Annotated[date, Field(gt=date(2026, 1, 1))]),
     (timedelta, Annotated[timedelta, Field(gt=timedelta(0))]),
     (dict[int, int], dict[Annotated[int, Field(gt=0)], int]),
+    (dict[str, int], dict[float, int]),
+    (Text, Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]),
+    (str, Annotated[str, Field(pattern=re.compile("^a", re.IGNORECASE))]),
+    (AnyUrl, FtpUrl),
+    (int, Right),
+    (int, Json[int]),
+    (str, Annotated[int, PlainSerializer(str, return_type=str)]),
+    (float, Annotated[datetime, PlainSerializer(datetime.timestamp, return_type=float)]),
 ]
+
+
+ALIKE: list[tuple[Any, Any]] = [
+    (str, complex),
+    (dict[str, int], dict[Decimal, int]),
+    (Annotated[Decimal, Field(allow_inf_nan=True)], Decimal),
+    (Annotated[str | None, outbox.Personal], Annotated[Decimal | None, outbox.Personal]),
+]
+
+
+@pytest.mark.parametrize(("wide", "narrow"), ALIKE)
+def test_two_kinds_of_text_are_told_apart(wide: Any, narrow: Any) -> None:
+    assert compare(schema(one(wide)), schema(one(narrow)), B) != []
+    assert compare(schema(one(wide)), schema(one(narrow)), F) == []
+    assert compare(schema(one(narrow)), schema(one(wide)), B) == []
+
+
+@pytest.mark.parametrize(
+    "text", ["0", "-1.50", "1E+3", "0E-7", "1E+1000", "NaN", "-sNaN12", "Infinity"]
+)
+def test_every_decimal_that_is_written_is_valid(text: str) -> None:
+    number = Decimal(text)
+    cls = one(Annotated[Decimal, Field(allow_inf_nan=not number.is_finite())])
+    written = cls(a=number).model_dump_json()
+    assert is_valid(json.loads(written), schema(cls)), written
+
+
+@pytest.mark.parametrize("keys", [bool, Number, int, float, Decimal])
+def test_a_dict_is_valid_whatever_its_keys_are(keys: Any) -> None:
+    cls = one(dict[keys, int])
+    written = cls.model_validate({"a": {"1": 1}}).model_dump_json()
+    assert is_valid(json.loads(written), schema(cls)), written
 
 
 @pytest.mark.parametrize(("wide", "narrow"), UNSAID)
@@ -209,6 +288,32 @@ def test_what_a_class_refuses_and_json_schema_cannot_say_is_not_told(
         (found,) = compare(schema(one(old)), schema(one(new)))
         assert (found.field, found.kind, found.breaks) == ("/a", "cannot tell", (mode,))
     assert compare(schema(one(narrow)), schema(one(narrow, b=(int, 0)))) == []
+
+
+def test_what_is_not_told_of_a_named_type_is_so_wherever_it_is_named() -> None:
+    old, new = one(list[Price], b=list[Price]), one(list[Positive], b=list[Positive])
+    found = compare(schema(old), schema(new))
+    assert [(each.field, each.kind, each.breaks) for each in found] == [
+        ("/a/*", "cannot tell", (B,)),
+        ("/b/*", "cannot tell", (B,)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("cls", "config"),
+    [(timedelta, {"ser_json_timedelta": "float"}), (bytes, {"ser_json_bytes": "hex"})],
+)
+def test_another_way_to_write_is_another_type(cls: Any, config: Any) -> None:
+    plain, other = one(cls), make("Event", __config__=config, a=(cls, ...))
+    assert [each.breaks for each in compare(schema(plain), schema(other))] == [(B, F)]
+    wide = float if cls is timedelta else str
+    assert compare(schema(one(wide)), schema(other), B) != []
+    assert compare(schema(other), schema(one(wide)), B) == []
+
+
+def test_flags_are_valid_when_they_are_added_up() -> None:
+    cls = one(Right)
+    assert is_valid(json.loads(cls(a=Right.READ | Right.WRITE).model_dump_json()), schema(cls))
 
 
 def test_a_dict_takes_no_key_but_those_of_its_pattern() -> None:
@@ -286,6 +391,8 @@ def test_a_changed_default_is_found_in_nested_classes_and_in_unions() -> None:
 def test_another_key_is_another_order() -> None:
     (found,) = compare({"x-key": "a"}, {"x-key": "b"})
     assert (found.kind, found.breaks) == ("key changed", (B, F))
+    (found,) = compare({}, {"x-key": "b"})
+    assert found.says == "had no key and has the key b: events of one key lose their order"
     assert compare({"x-key": "a"}, {"x-key": "a", "x-owner": "b"}) == []
 
 
@@ -310,6 +417,17 @@ def test_a_default_that_was_changed_in_a_union_without_a_tag_is_found() -> None:
     (found,) = compare(schema(one(old | Card | Line)), schema(one(new | Card | Line)))
     assert (found.field, found.kind) == ("/a/sku", "default changed")
     assert compare(schema(one(old | Line)), schema(one(old | LineWithNote))) == []
+
+
+def test_a_member_that_a_union_gets_or_loses_is_told_by_its_fields() -> None:
+    few, many = schema(one(Line | Cash)), schema(one(Line | Cash | LineCount))
+    for old, new, says in (
+        (few, many, "may be an object with number, of now, which readers of before do not know"),
+        (many, few, "does not take an object with number, of any more, and stored events may have"),
+    ):
+        (found,) = compare(old, new)
+        assert (found.field, found.is_certain) == ("/a", False)
+        assert found.says.startswith(says)
 
 
 def test_what_is_not_understood_breaks_and_says_so() -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import enum
 import inspect
+import json
 import typing
 import uuid
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pytest
 import typing_extensions
@@ -17,9 +18,12 @@ from pydantic import (
     AliasChoices,
     AliasGenerator,
     AliasPath,
+    AnyUrl,
     BaseModel,
     ConfigDict,
     Field,
+    TypeAdapter,
+    ValidationError,
     create_model,
     field_validator,
     model_validator,
@@ -337,6 +341,36 @@ def test_a_nested_field_that_is_not_read_back_is_named() -> None:
     inner = Outside.model_fields["inner"].annotation.__args__[0]  # type: ignore[union-attr]  # a list
     with pytest.raises(InvalidEventError, match=r"inner\.0\.x: Field required"):
         catalogue.of(Outside).dump(Outside(inner=[inner(id="1", x=2)]))
+
+
+class Card(BaseModel):
+    kind: Literal["card"]
+
+
+class Cash(BaseModel):
+    kind: Literal["cash"]
+
+
+@pytest.mark.parametrize(
+    ("cls", "value", "message"),
+    [
+        (uuid.UUID, "secret", "value: is no UUID"),
+        (AnyUrl, "secret", "value: is no URL"),
+        (
+            Annotated[Card | Cash, Field(discriminator="kind")],
+            {"kind": "secret"},
+            "value: has a tag that no member of its union has",
+        ),
+    ],
+)
+def test_a_rule_whose_words_quote_the_data_is_told_in_others(
+    cls: Any, value: Any, message: str
+) -> None:
+    made: Any = create_model("Quoting", value=(cls, ...))
+    event_type = EventType("unit.quoting", 1, None, made, TypeAdapter(made))
+    with pytest.raises(ValidationError) as caught:
+        event_type.load(json.dumps({"value": value}).encode())
+    assert event_type.problems(caught.value) == message
 
 
 def test_the_decorator_needs_its_parentheses() -> None:
