@@ -21,6 +21,11 @@ VERSION: Final = "x-version"
 OWNER: Final = "x-owner"
 SUFFIX: Final = ".json"
 
+_NAMED: Final = {"$defs", "properties", "patternProperties"}
+"""Keywords whose value has schemas by names."""
+_DATA: Final = {"const", "default", "enum", "examples"}
+"""Keywords whose value is no schema, whatever it looks like."""
+
 
 def file_name(name: str, version: int) -> str:
     """Return the name of a document's file, for instance `shop.order.placed.v1.json`."""
@@ -51,30 +56,42 @@ def document(event_type: EventType, base_uri: str = "") -> dict[str, Any]:
     tail = {"examples": examples} if examples else {}
     said = {name: each for name, each in head.items() if each is not None}
     rest = {
-        name: _named(each, event_type, ())
-        for name, each in schema.items()
+        name: each
+        for name, each in _settled(schema, event_type, schema, ()).items()
         if name not in {"title", "description", "examples"}
     }
     return said | rest | tail
 
 
-def _named(schema: Any, event_type: EventType, siblings: Collection[str]) -> Any:
-    """Return a schema whose personal fields all name the property that is their subject.
+def _settled(part: Any, event_type: EventType, whole: Any, siblings: Collection[str]) -> Any:
+    """Return a part of a schema whose personal fields name the property that is their subject.
 
-    `siblings` are the properties of the object inside of the event that a part belongs to.
+    And with the sets among its defaults in order. `siblings` are the properties of the object
+    inside of the event that the part belongs to.
     """
-    if isinstance(schema, list):
-        return [_named(each, event_type, siblings) for each in schema]
-    if not isinstance(schema, dict):
-        return schema
-    own = schema.get("properties")
-    inner = own if isinstance(own, dict) else siblings
-    found = {name: _named(each, event_type, inner) for name, each in schema.items()}
-    marker = schema.get(PERSONAL)
+    if isinstance(part, list):
+        return [_settled(each, event_type, whole, siblings) for each in part]
+    if not isinstance(part, dict):
+        return part
+    own = part.get("properties")
+    inner = own if isinstance(own, dict) and part is not whole else siblings
+    found: dict[str, Any] = {}
+    for name, value in part.items():
+        if name in _NAMED:
+            found[name] = {
+                key: _settled(each, event_type, whole, inner) for key, each in value.items()
+            }
+        elif name in _DATA:
+            found[name] = value
+        else:
+            found[name] = _settled(value, event_type, whole, inner)
+    marker = part.get(PERSONAL)
     subject = event_type.key if marker is True else marker
     if isinstance(subject, str):
         is_sibling = marker is not True and subject in siblings
         found[PERSONAL] = subject if is_sibling else event_type.json_name(subject)
+    if isinstance(part.get("default"), list):
+        found["default"] = _ordered(part["default"], (Part(part, whole),))
     return found
 
 

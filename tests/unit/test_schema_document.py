@@ -69,6 +69,7 @@ class Placed(BaseModel):
     pair: tuple[int, str] = (1, "x")
     tree: Tree | None = None
     tags: frozenset[str] = frozenset({"b", "a", "c"})
+    odd: dict[str, Any] = {"default": [3, 1], "type": "array", "uniqueItems": True, "items": 7}
 
 
 def test_a_document_says_what_is_known_of_the_type() -> None:
@@ -89,6 +90,8 @@ def test_a_document_says_what_is_known_of_the_type() -> None:
     assert found["$defs"]["Guest"]["properties"]["name"]["x-personal"] == "friend_id"
     assert found["required"] == ["id", "name", "total"]
     assert found["properties"]["tags"]["default"] == ["a", "b", "c"]
+    # Which is no schema, although it looks like one.
+    assert found["properties"]["odd"]["default"]["default"] == [3, 1]
 
 
 def test_what_is_emitted_and_the_examples_are_valid_under_the_document() -> None:
@@ -139,6 +142,7 @@ def test_the_fields_of_a_document_are_listed_nested_ones_included() -> None:
         "tree.name",
         "tree.below",
         "tags",
+        "odd",
     ]
     assert found["lines"].type == "array of object"
     assert found["lines.*.sku"].description == "What is sold."
