@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, assume, find, given, settings
 from hypothesis import strategies as st
 from hypothesis.errors import InvalidArgument, Unsatisfiable
+from jsonschema.exceptions import SchemaError
 
 from outbox.schema.inclusion import Gap, Kind, included
 from tests.schemas import POOL, changed, documents, instances, is_schema, is_valid, validity
@@ -239,6 +240,8 @@ def hold(data: st.DataObject) -> None:
     try:
         instance = data.draw(instances(first))
     except (InvalidArgument, Unsatisfiable):  # there is none
+        return
+    except SchemaError:  # the library makes `items` of no schema of a tuple that has to be empty
         return
     assert is_second(instance) or not is_first(instance)
 
