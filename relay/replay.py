@@ -104,16 +104,16 @@ class Replay:
                     pending = self._publish(publisher, pending)
                     told(self.progress)
                     waiting = 0.0 if self.progress.error is None else back_off.next()
-                    if stop.wait(waiting):
+                    # A page that is sent as a whole is behind whoever goes on from here.
+                    if pending and stop.wait(waiting):
                         return False
                 back_off.reset()
                 self.progress.looked_at += len(page)
                 self.progress.sequence = page[len(page) - 1].sequence or 0
                 told(self.progress)
-                if self._rate is not None:
-                    due = started + self.progress.sent / self._rate
-                    if stop.wait(max(0.0, due - time.monotonic())):
-                        return False
+                sent_in = 0.0 if self._rate is None else self.progress.sent / self._rate
+                if stop.wait(max(0.0, started + sent_in - time.monotonic())):
+                    return False
             return True
         finally:
             publisher.close()

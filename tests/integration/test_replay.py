@@ -165,11 +165,14 @@ def test_what_can_never_be_sent_is_told_and_the_rest_of_its_key_is_sent(on_sqlit
     assert sorted(on_sqlite.numbers()) == [n for n in range(12) if n != 4]
 
 
-def test_a_replay_that_was_stopped_goes_on_behind_its_sequence(on_sqlite: World) -> None:
+@pytest.mark.parametrize("counted", ["sent", "looked_at"])
+def test_a_replay_that_was_stopped_goes_on_behind_its_sequence(
+    on_sqlite: World, counted: str
+) -> None:
     stop = threading.Event()
 
     def tell(progress: Progress) -> None:
-        if progress.looked_at == 4:
+        if getattr(progress, counted) == 4:
             stop.set()
 
     made = on_sqlite.replay(rate=8)
