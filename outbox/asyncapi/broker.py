@@ -87,8 +87,7 @@ def _kafka(options: Any) -> Broker:
     security = "plaintext" if name is None else name.get_secret_value().lower()
     protocol = "kafka-secure" if security in {"ssl", "sasl_ssl"} else "kafka"
     # librdkafka lets each address name its protocol: `SSL://broker-1:9092`.
-    addresses = [part.strip().rpartition("://")[2] for part in options.bootstrap_servers.split(",")]
-    hosts = map(_without_login, addresses)
+    hosts = [part.strip().rpartition("://")[2] for part in options.bootstrap_servers.split(",")]
     return Broker(protocol, tuple(host for host in hosts if host))
 
 
@@ -101,12 +100,6 @@ def _s3(options: Any) -> Broker:
     return Broker("s3", (_S3.replace(".", f".{region}", 1),), f"/{path}")
 
 
-def _without_login(address: str) -> str:
-    """Return an address without a login, which no broker takes there and somebody may write."""
-    return address.rpartition("@")[2]
-
-
 def _at(host: str, port: int | None) -> str:
-    host = _without_login(host)
     bracketed = f"[{host}]" if ":" in host and not host.startswith("[") else host
     return bracketed if port is None else f"{bracketed}:{port}"

@@ -23,6 +23,7 @@ def test_brokers_are_tried_in_their_order() -> None:
         ({"brokers": "mq-1"}, "no address"),
         ({"brokers": "mq-1:0"}, "no address"),
         ({"brokers": ""}, "no address"),
+        ({"brokers": "me:hush@mq-1:61613"}, "an address has no login: set username and"),
         ({"groups": []}, "name the consumers"),
         ({"groups": [""]}, "name the consumers"),
         ({"destination": "queue"}, "name none"),

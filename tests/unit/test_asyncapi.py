@@ -371,12 +371,12 @@ def test_no_secret_of_the_settings_is_told() -> None:
         {
             "kafka": {
                 **KAFKA,
-                "bootstrap_servers": "SASL_SSL://me:hush@one:1, me:hush@two:2",
+                "bootstrap_servers": "SASL_SSL://one:1, two:2",
                 "client": {"security_protocol": "SASL_SSL", "sasl_password": "hush"},
             },
             "activemq": {
                 "transport": "activemq",
-                "brokers": "[::1]:61613, me:hush@three:61613",
+                "brokers": "[::1]:61613, three:61613",
                 "groups": ["a"],
                 "username": "hush",
                 "password": "hush",

@@ -54,6 +54,13 @@ def test_an_unknown_property_is_a_configuration_error_that_names_it() -> None:
         TransactionalKafkaPublisher("route", chosen, 1).take_over("i")
 
 
+def test_a_login_in_an_address_is_refused_and_not_shown() -> None:
+    settings = {"transport": "kafka", "bootstrap_servers": "SASL_SSL://me:hush@one:1"}
+    with pytest.raises(ConfigurationError, match="sasl_username and sasl_password") as caught:
+        transport_of("orders", RouteSettings.model_validate(settings))
+    assert "hush" not in str(caught.value)
+
+
 def test_a_setting_that_does_not_exist_is_refused() -> None:
     with pytest.raises(ValidationError, match="servers"):
         options(servers="h:1")

@@ -34,6 +34,8 @@ def _addresses(text: str) -> list[tuple[str, int]]:
 
 
 def _checked(text: str) -> str:
+    if "@" in text:  # addresses are shown in errors and documents
+        raise ValueError("an address has no login: set username and password")
     _addresses(text)
     return text
 

@@ -64,6 +64,13 @@ def _safe(settings: dict[str, SecretStr]) -> dict[str, SecretStr]:
     return settings
 
 
+def _without_login(servers: str) -> str:
+    if "@" in servers:  # addresses are shown in errors and documents
+        msg = "an address has no login: set sasl_username and sasl_password of `client`"
+        raise ValueError(msg)
+    return servers
+
+
 Properties = Annotated[
     dict[str, SecretStr], BeforeValidator(_named), AfterValidator(_safe), Field(repr=False)
 ]
@@ -75,7 +82,7 @@ class Options(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    bootstrap_servers: Annotated[str, Field(min_length=1)]
+    bootstrap_servers: Annotated[str, Field(min_length=1), AfterValidator(_without_login)]
     """Addresses of some brokers: `host:port,host:port`."""
     topic: TemplateText = "{type_prefix}"
     """Template of the topic's name."""
