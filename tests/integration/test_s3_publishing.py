@@ -268,12 +268,12 @@ def test_a_publish_is_back_in_time_and_the_next_one_goes_on(bucket: Bucket) -> N
         assert time.monotonic() - started_at < 3.0
         assert all(isinstance(o, Retry) for o in outcomes)
         assert all(isinstance(o.error, HeldBackError) for o in outcomes if isinstance(o, Retry))
-        before = len(bucket.data_keys())
-        assert before > 0
+        counts = {len(bucket.data_keys())}
 
         def goes_on() -> bool:
             publisher.publish_with(events, b"1")
-            return len(bucket.data_keys()) > before
+            counts.add(len(bucket.data_keys()))
+            return len(counts - {0}) > 1  # on a busy machine the first time may be over at once
 
         eventually(goes_on)
     assert not listed(bucket)
