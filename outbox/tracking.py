@@ -157,10 +157,10 @@ def track(
     mapper = _mapper(cls)
     mapped: Iterable[tuple[str, object]] = mapper.columns.items()  # SQL expressions among them
     columns = {name: column for name, column in mapped if isinstance(column, sa.Column)}
-    names = [fields] if isinstance(fields, str) else list(fields)
+    names = _listed(fields)
     if not names:
         raise EventDefinitionError(f"name the fields of {cls.__qualname__} that are to be tracked")
-    keys = [key] if isinstance(key, str) else key
+    keys = None if key is None else _listed(key)
     if keys is not None and not keys:
         raise EventDefinitionError(
             f"the key of {cls.__qualname__} names no attribute: name one, or leave key out for the"
@@ -172,7 +172,7 @@ def track(
     primary: Any = mapper.primary_key
     identity = {mapper.get_property_by_column(column).key: column for column in primary}
     key_columns = identity if keys is None else _choose(cls, columns, keys)
-    secret = [personal] if isinstance(personal, str) else list(personal)
+    secret = _listed(personal)
     _check_personal(cls, chosen, key_columns, identity, secret)
     name = f"{type or _table_name(mapper)}.changed"
     with _lock:
@@ -195,6 +195,10 @@ def track(
     if on_bulk != "ignore":
         bulk.watch()
     return tracking.event
+
+
+def _listed(names: str | Sequence[str]) -> list[str]:
+    return [names] if isinstance(names, str) else list(names)
 
 
 ON_BULK: Final[tuple[OnBulk, ...]] = ("raise", "warn", "ignore")

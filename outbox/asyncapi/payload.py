@@ -10,9 +10,10 @@ from __future__ import annotations
 from typing import Any, Final
 
 from outbox.schema.generator import CONSTRAINTS
+from outbox.schema.shape import NAMED
 
 _RENAMED: Final[dict[str, str]] = {"$defs": "definitions", "dependentSchemas": "dependencies"}
-_MAPS: Final = frozenset({"properties", "patternProperties", "definitions", CONSTRAINTS, *_RENAMED})
+_MAPS: Final = NAMED | {"dependentSchemas", CONSTRAINTS}
 _LISTS: Final = frozenset({"anyOf", "allOf", "oneOf"})
 _SCHEMAS: Final = frozenset(
     {

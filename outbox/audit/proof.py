@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from outbox.audit.merkle import Path, Tree, root_by_path
-from outbox.audit.record import HASH_BYTES, Record, from_json, is_intact, to_json
+from outbox.audit.record import HASH_BYTES, Record, from_json, is_intact, to_json, typed
 from outbox.audit.seal import Seal, SealError, check_seals, read_seal
 from outbox.errors import OutboxError
 
@@ -60,15 +60,6 @@ def prove(chain: Chain, record: Record, seal: Seal) -> dict[str, Any]:
     }
 
 
-def _whole(found: dict[str, Any], name: str) -> int:
-    """Return a member that is a whole number; raises `ValueError` where it is none."""
-    value = found[name]
-    if type(value) is not int:
-        msg = f"its member {name!r} is no whole number"
-        raise ValueError(msg)
-    return value
-
-
 def _path(found: object) -> list[bytes]:
     """Return the hashes of an audit path; raises `ValueError` where it is none."""
     texts: list[Any] = found if isinstance(found, list) else [None]
@@ -92,7 +83,7 @@ def check_proof(
     try:
         record = from_json(found["record"])
         path = _path(found["audit_path"])
-        index, size = (_whole(found, name) for name in ("leaf_index", "tree_size"))
+        index, size = (typed(found, name, int) for name in ("leaf_index", "tree_size"))
         seal = read_seal(found["seal"], "its seal")
         check_seals([seal], public_keys, is_signed)
     except SealError as exc:

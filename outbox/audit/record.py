@@ -173,17 +173,17 @@ def of_members(found: object) -> Record:
         raise ValueError(msg)  # noqa: TRY004  # of a file, not of a caller
     try:
         return Record(
-            position=_typed(found, "position", int),
-            event_id=_typed(found, "id", str),
-            source=_typed(found, "source", str),
-            type=_typed(found, "type", str),
-            version=_typed(found, "version", int),
+            position=typed(found, "position", int),
+            event_id=typed(found, "id", str),
+            source=typed(found, "source", str),
+            type=typed(found, "type", str),
+            version=typed(found, "version", int),
             subject=_optional(found, "subject"),
             partition_key=_optional(found, "partitionkey"),
             actor=_optional(found, "actor"),
             correlation_id=_optional(found, "correlationid"),
             causation_id=_optional(found, "causationid"),
-            time=_typed(found, "time", str),
+            time=typed(found, "time", str),
             sequence=_number(found, "sequence"),
             data_digest=_hash(found, "datadigest"),
             previous_hash=_hash(found, "previoushash"),
@@ -228,7 +228,8 @@ def _text(value: bytes) -> str:
     return str(value, "utf-8", "replace")
 
 
-def _typed(found: Mapping[str, Any], name: str, kind: type[Any]) -> Any:
+def typed(found: Mapping[str, Any], name: str, kind: type[Any]) -> Any:
+    """Return a member that is of a kind, `str` or `int`; raises `ValueError` otherwise."""
     value = found[name]
     if type(value) is not kind:
         msg = f"its member {name!r} is no {'text' if kind is str else 'whole number'}"
@@ -238,18 +239,18 @@ def _typed(found: Mapping[str, Any], name: str, kind: type[Any]) -> Any:
 
 def _number(found: Mapping[str, Any], name: str) -> int:
     try:
-        return int(_typed(found, name, str))
+        return int(typed(found, name, str))
     except ValueError:
         msg = f"its member {name!r} is no text of a whole number"
         raise ValueError(msg) from None
 
 
 def _optional(found: Mapping[str, Any], name: str) -> Any:
-    return None if found[name] is None else _typed(found, name, str)
+    return None if found[name] is None else typed(found, name, str)
 
 
 def _hash(found: Mapping[str, Any], name: str) -> Any:
-    text = _typed(found, name, str)
+    text = typed(found, name, str)
     try:
         value = bytes.fromhex(text)
     except ValueError:

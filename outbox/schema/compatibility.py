@@ -22,6 +22,7 @@ from outbox.schema.finding import Finding, Mode, finding, grouped
 from outbox.schema.generator import COMPUTED
 from outbox.schema.inclusion import included
 from outbox.schema.meaning import meanings
+from outbox.schema.shape import NAMED
 
 
 def compare(old: Any, new: Any, mode: Mode = Mode.FULL) -> list[Finding]:
@@ -79,7 +80,6 @@ def _is_computed(schema: Any) -> bool:
     return isinstance(schema, dict) and schema.get(COMPUTED) is True
 
 
-_MAPS: Final = ("$defs", "definitions", "properties", "patternProperties")
 _SCHEMAS: Final = ("anyOf", "oneOf", "items", "prefixItems", "additionalProperties")
 _BESIDE: Final = ("properties", "anyOf", "oneOf", "$ref")
 """Of these no two stand side by side in a plain schema, since both could describe an object."""
@@ -105,7 +105,7 @@ def _is_plain(schema: Any) -> bool:
         return False
     if sum(keyword in schema for keyword in _BESIDE) > 1:
         return False
-    maps = [each for keyword in _MAPS for each in schema.get(keyword, {}).values()]
+    maps = [each for keyword in NAMED for each in schema.get(keyword, {}).values()]
     return all(map(_is_plain, maps + [schema[each] for each in _SCHEMAS if each in schema]))
 
 
@@ -118,7 +118,7 @@ def _closed(schema: Any) -> Any:
     for keyword in _SCHEMAS:
         if keyword in schema:
             found[keyword] = _closed(schema[keyword])
-    for keyword in _MAPS:
+    for keyword in NAMED:
         if keyword in schema:
             found[keyword] = {name: _closed(each) for name, each in schema[keyword].items()}
     if "properties" in schema and not any(each in schema for each in _SPOKEN_OF):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from outbox.personal import KEYWORD as PERSONAL
 from outbox.schema.meaning import KEY
-from outbox.schema.shape import Arrays, Objects, Part, shapes, text
+from outbox.schema.shape import NAMED, Arrays, Objects, Part, shapes, text
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -21,8 +21,6 @@ VERSION: Final = "x-version"
 OWNER: Final = "x-owner"
 SUFFIX: Final = ".json"
 
-_NAMED: Final = {"$defs", "properties", "patternProperties"}
-"""Keywords whose value has schemas by names."""
 _DATA: Final = {"const", "default", "enum", "examples"}
 """Keywords whose value is no schema, whatever it looks like."""
 
@@ -77,7 +75,7 @@ def _settled(part: Any, event_type: EventType, whole: Any, siblings: Collection[
     inner = own if isinstance(own, dict) and part is not whole else siblings
     found: dict[str, Any] = {}
     for name, value in part.items():
-        if name in _NAMED:
+        if name in NAMED and isinstance(value, dict):
             found[name] = {
                 key: _settled(each, event_type, whole, inner) for key, each in value.items()
             }

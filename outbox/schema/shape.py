@@ -22,6 +22,9 @@ from outbox.schema.generator import CONSTRAINTS
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+NAMED: Final = frozenset({"$defs", "definitions", "properties", "patternProperties"})
+"""Keywords whose value has schemas by names; `definitions` was that of draft 07."""
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
